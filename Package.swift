@@ -1,0 +1,105 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Every Swift target: warnings are errors, and imports do not leak from one file into another.
+let strict: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
+let csv = Target.Dependency.product(name: "SwiftCSV", package: "SwiftCSV")
+
+func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: strict)
+}
+
+let package = Package(
+    name: "tributary",
+    products: [
+        .executable(name: "tributary", targets: ["tributary"]),
+        .executable(name: "tributary-coordinator", targets: ["tributary-coordinator"]),
+        .executable(name: "tributary-client", targets: ["tributary-client"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+        .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
+    ],
+    targets: [
+        // What everything stands on.
+        library("Primitives", [crypto]),
+        .target(name: "CKernels", cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off"])]),
+        .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
+        .systemLibrary(name: "CNNG", providers: [.apt(["libnng-dev"])]),
+
+        // Numbers: matrices, files of weights, quantized formats, adapters as data.
+        library("LinearAlgebra", ["Primitives", "CKernels", "COpenBLAS"]),
+        library("Checkpoints", ["Primitives", crypto]),
+        library("Quantization", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints"]),
+        library("Adapters", ["Primitives", "Checkpoints"]),
+
+        // The client's engine: text to tokens to gradients.
+        library("Tokenizers", ["Primitives"]),
+        library("Datasets", ["Primitives", "Tokenizers", csv]),
+        library("Model", ["Primitives", "LinearAlgebra", "CKernels", "Quantization", "Adapters", "Checkpoints"]),
+        library(
+            "Training",
+            ["Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model", "Plan"]),
+
+        // The federation: what is decided, what travels, who combines it.
+        library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
+        library("UpdateCodec", ["Primitives", "Adapters"]),
+        library("Aggregation", ["Primitives", "Adapters", "LinearAlgebra", "Plan"]),
+        library("Wire", ["Primitives"]),
+        library("Transport", ["Primitives", "Wire", "CNNG"]),
+        library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Aggregation", "Wire"]),
+        library("CoordinatorStore", ["Primitives", "Adapters", "Plan", "CoordinatorCore", grdb]),
+        library("ClientCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Wire"]),
+        library(
+            "Simulation",
+            [
+                "Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore",
+                "ClientCore", "Training", "Datasets",
+            ]),
+
+        // The three programs.
+        .executableTarget(
+            name: "tributary",
+            dependencies: [
+                "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "Simulation", argumentParser,
+                logging,
+            ],
+            swiftSettings: strict),
+        .executableTarget(
+            name: "tributary-coordinator",
+            dependencies: [
+                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "CoordinatorCore",
+                "CoordinatorStore", argumentParser, logging, yams,
+            ],
+            path: "coordinator", swiftSettings: strict),
+        .executableTarget(
+            name: "tributary-client",
+            dependencies: [
+                "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
+                "Plan", "Wire", "Transport", "ClientCore", argumentParser, logging,
+            ],
+            path: "client", swiftSettings: strict),
+
+        // Tests.
+        .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
+    ]
+)

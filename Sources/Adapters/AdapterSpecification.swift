@@ -1,0 +1,108 @@
+/// Which linear maps are adapted, how, and at what rank: enough to derive every layout and every start.
+
+import Checkpoints
+import Primitives
+
+/// What is trained on each adapted linear map.
+public enum AdapterMethod: String, Codable, Sendable, CaseIterable {
+    /// W + s B A, both trained (Hu et al. 2021, arXiv:2106.09685).
+    case lora
+    /// W + s B A with A frozen (Sun et al. 2024, arXiv:2403.12313).
+    case ffaLoRA = "ffa-lora"
+    /// W + B R A with B and A frozen and orthonormal (Ponkshe et al. 2024, arXiv:2411.19557).
+    case loraSB = "lora-sb"
+}
+
+public struct AdapterSpecification: Equatable, Sendable {
+    public let method: AdapterMethod
+    /// In model order.
+    public let maps: [LinearMap]
+    public let rank: Int
+    /// s: alpha / rank, or alpha / sqrt(rank) when rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732); 1 for LoRA-SB.
+    public let scale: Float
+
+    /// - Throws: `Failure` if there is nothing to adapt, or the rank is below 1 or above a matrix.
+    public init(
+        method: AdapterMethod, maps: [LinearMap], rank: Int, alpha: Double, rankStabilized: Bool
+    ) throws(Failure) {
+        guard !maps.isEmpty else {
+            throw Failure(.usage, "no linear map of the model matches --target-modules; use all-linear or names such as q_proj,v_proj")
+        }
+        guard rank >= 1 else {
+            throw Failure(.usage, "rank \(rank) is not possible: a rank is at least 1")
+        }
+        guard alpha.isFinite, alpha > 0 else {
+            throw Failure(.usage, "alpha \(alpha) is not possible: alpha is a positive number")
+        }
+        for map in maps where rank > min(map.outputs, map.inputs) {
+            throw Failure(
+                .usage,
+                "rank \(rank) is above \(map.name), a \(map.outputs) x \(map.inputs) matrix: use a rank of at most \(min(map.outputs, map.inputs)), or leave \(map.moduleName) out of --target-modules")
+        }
+        self.method = method
+        self.maps = maps
+        self.rank = rank
+        scale =
+            method == .loraSB ? 1 : Float(rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank))
+    }
+
+    private func a(_ map: LinearMap) -> AdapterTensor {
+        AdapterTensor(map: map.name, role: .loraA, rows: rank, columns: map.inputs, rank: rank, scale: scale)
+    }
+    private func b(_ map: LinearMap) -> AdapterTensor {
+        AdapterTensor(map: map.name, role: .loraB, rows: map.outputs, columns: rank, rank: rank, scale: scale)
+    }
+    private func core(_ map: LinearMap) -> AdapterTensor {
+        AdapterTensor(map: map.name, role: .core, rows: rank, columns: rank, rank: rank, scale: scale)
+    }
+
+    /// LoRA: A then B of each map; FFA-LoRA: B; LoRA-SB: R.
+    public var trainedLayout: AdapterLayout {
+        switch method {
+        case .lora: AdapterLayout(maps.flatMap { [a($0), b($0)] })
+        case .ffaLoRA: AdapterLayout(maps.map(b))
+        case .loraSB: AdapterLayout(maps.map(core))
+        }
+    }
+
+    /// FFA-LoRA: A of each map; LoRA-SB: B then A; LoRA: none.
+    public var frozenLayout: AdapterLayout? {
+        switch method {
+        case .lora: nil
+        case .ffaLoRA: AdapterLayout(maps.map(a))
+        case .loraSB: AdapterLayout(maps.flatMap { [b($0), a($0)] })
+        }
+    }
+
+    /// LoRA-SB's start, from one client in one upload: B, A and R of each map.
+    public var startLayout: AdapterLayout { AdapterLayout(maps.flatMap { [b($0), a($0), core($0)] }) }
+
+    /// A from U(-1/sqrt(inputs), 1/sqrt(inputs)) as PEFT draws it (Kaiming-uniform with a = sqrt 5), B and R zero.
+    ///
+    /// Only integers and correctly rounded arithmetic, so that two machines agree bit for bit. LoRA-SB's frozen
+    /// factors come from data or from the base, so that only its layouts are filled here, with zeros.
+    public func initialWeights(_ generator: inout SeededGenerator) -> AdapterWeights {
+        func fill(_ layout: AdapterLayout) -> AdapterState {
+            var state = AdapterState(zeros: layout)
+            guard method != .loraSB else { return state }
+            for (index, tensor) in layout.tensors.enumerated() where tensor.role == .loraA {
+                let bound = 1 / Float(tensor.columns).squareRoot()
+                for position in layout.range(index) { state.values[position] = generator.symmetric(bound) }
+            }
+            return state
+        }
+        return AdapterWeights(trained: fill(trainedLayout), frozen: frozenLayout.map(fill))
+    }
+
+    /// The layout of a FLoRA correction: stackA then stackB of each map, of this rank or the matrix's smaller side.
+    public static func stackLayout(maps: [LinearMap], rank: Int) -> AdapterLayout {
+        AdapterLayout(
+            maps.flatMap { map -> [AdapterTensor] in
+                let rank = min(rank, map.outputs, map.inputs)
+                return [
+                    AdapterTensor(map: map.name, role: .stackA, rows: rank, columns: map.inputs, rank: rank, scale: 1),
+                    AdapterTensor(map: map.name, role: .stackB, rows: map.outputs, columns: rank, rank: rank, scale: 1),
+                ]
+            })
+    }
+}

@@ -1,0 +1,1 @@
+void tributary_kernels_present(void);

@@ -1,0 +1,143 @@
+/// Everything that the coordinator decides for a run, as it is stored, sent to clients and written to `run.json`.
+
+import Adapters
+import Checkpoints
+import Primitives
+
+/// The rule that turns contributions into the next global state. Names are never reused for another rule.
+public enum StrategyName: String, Codable, Sendable, CaseIterable {
+    /// Average A and B (Zhang et al. 2023, arXiv:2305.05644).
+    case fedit
+    /// Average B, with A frozen and derived from the run's seed (Sun et al. 2024, arXiv:2403.12313).
+    case ffaLoRA = "ffa-lora"
+    /// Stack the clients' factors into a global correction (Wang et al. 2024, arXiv:2409.05976).
+    case flora
+    /// Average LoRA-SB's R (Singhal et al. 2025, arXiv:2502.15436).
+    case fedSB = "fed-sb"
+
+    public var method: AdapterMethod {
+        switch self {
+        case .fedit, .flora: .lora
+        case .ffaLoRA: .ffaLoRA
+        case .fedSB: .loraSB
+        }
+    }
+}
+
+/// How contributions are weighted.
+public enum Weighting: String, Codable, Sendable, CaseIterable {
+    /// By the size of the client's usable training set, fixed when it joins.
+    case samples
+    case uniform
+}
+
+/// Where Fed-SB's B, A and first R come from.
+public enum StartName: String, Codable, Sendable, CaseIterable {
+    /// The SVD of -learning rate x sign(gradient) on the first client's data (LoRA-SB).
+    case gradient
+    /// The SVD of the base weights, R = 0 (LoRA-XS): no data.
+    case xs
+}
+
+public enum OptimizerName: String, Codable, Sendable, CaseIterable { case adamw, sgd }
+public enum ScheduleName: String, Codable, Sendable, CaseIterable { case constant, linear, cosine }
+
+/// The form in which a client holds the base's linear maps.
+public enum QuantizationName: String, Codable, Sendable, CaseIterable {
+    /// As the checkpoint stores them.
+    case stored
+    /// Decoded to float32.
+    case none
+    case int8
+    case nf4
+}
+
+public struct FederationPlan: Codable, Equatable, Sendable {
+    // The federation.
+    public var strategy: StrategyName = .fedit
+    public var rounds = 10
+    /// 0 means every client.
+    public var clientsPerRound = 0
+    public var minimumClients = 1
+    /// Contributions that close a round at its deadline; 0 means all that were selected.
+    public var quorum = 0
+    /// Seconds from the start of a round's attempt to its deadline.
+    public var deadlineSeconds = 3600.0
+    public var weighting: Weighting = .samples
+    public var seed: UInt64 = 0
+
+    // The adapter.
+    /// One rank, or several for `flora`; ascending.
+    public var ranks: [Int] = [16]
+    /// Nil means twice the rank.
+    public var alpha: Double?
+    public var rankStabilized = false
+    /// `["all-linear"]`, or the last components of module paths.
+    public var targetModules = ["all-linear"]
+    /// FLoRA: the largest rank of the global correction.
+    public var rankCap = 128
+    public var start: StartName = .gradient
+
+    // Local training.
+    public var localSteps = 10
+    public var batchSize = 8
+    public var gradientAccumulation = 1
+    public var sequenceLength = 512
+    public var learningRate = 2e-4
+    public var schedule: ScheduleName = .constant
+    public var warmupSteps = 0
+    public var optimizer: OptimizerName = .adamw
+    public var weightDecay = 0.0
+    /// The largest norm of a step's gradient over all trained tensors; 0 means no clipping.
+    public var gradientClip = 1.0
+    public var quantize: QuantizationName = .stored
+
+    // Evaluation.
+    /// Greedy decoding of up to this many tokens, compared with the completion; 0 means no exact match.
+    public var exactMatchTokens = 0
+    /// Compare only what follows this marker; "" means everything.
+    public var exactMatchMarker = ""
+
+    // What it all stands on.
+    public var baseDigest = Digest(of: [])
+    public var tokenizerDigest = Digest(of: [])
+    /// Digest of the adapter that the run starts from, if any.
+    public var initialAdapterDigest: Digest?
+
+    public init() {}
+
+    /// Step indices of a round, over the whole federation: the schedule never restarts.
+    public func steps(ofRound round: Int) -> Range<Int> { (round - 1) * localSteps..<round * localSteps }
+    public var totalSteps: Int { rounds * localSteps }
+
+    /// The linear maps that `targetModules` names, in model order.
+    public func targets(among maps: [LinearMap]) throws(Failure) -> [LinearMap] {
+        try Self.targets(targetModules, among: maps)
+    }
+
+    /// - Throws: `Failure` with the names that exist, if one does not.
+    public static func targets(_ names: [String], among maps: [LinearMap]) throws(Failure) -> [LinearMap] {
+        if names == ["all-linear"] { return maps }
+        for name in names where !maps.contains(where: { $0.moduleName == name || $0.name == name }) {
+            var known: [String] = []
+            for map in maps where !known.contains(map.moduleName) { known.append(map.moduleName) }
+            throw Failure(
+                .usage,
+                "target module \(name) is not a linear map of this model's blocks; it has \(known.joined(separator: ", ")), or use all-linear")
+        }
+        return maps.filter { names.contains($0.moduleName) || names.contains($0.name) }
+    }
+
+    /// What one client of this rank trains.
+    public func specification(rank: Int, maps: [LinearMap]) throws(Failure) -> AdapterSpecification {
+        try AdapterSpecification(
+            method: strategy.method, maps: try targets(among: maps), rank: rank, alpha: alpha ?? Double(2 * rank),
+            rankStabilized: rankStabilized)
+    }
+
+    /// The largest plan rank that a client can hold, or nil if all are above its limit. No limit: the largest.
+    public func rank(maximum: Int?) -> Int? {
+        guard let maximum else { return ranks.max() }
+        return ranks.filter { $0 <= maximum }.max()
+    }
+}

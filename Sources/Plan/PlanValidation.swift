@@ -1,0 +1,50 @@
+/// Refuses a plan that cannot work, before anything starts.
+
+import Adapters
+import Checkpoints
+import Primitives
+
+extension FederationPlan {
+    /// Checks every value and combination against the model's linear maps.
+    ///
+    /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
+    public func validate(maps: [LinearMap]) throws(Failure) {
+        func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
+            guard condition else { throw Failure(.usage, message()) }
+        }
+        try require(rounds >= 1, "rounds is \(rounds): a run has at least 1 round")
+        try require(localSteps >= 1, "local-steps is \(localSteps): a client trains at least 1 step a round")
+        try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
+        try require(
+            gradientAccumulation >= 1, "gradient-accumulation is \(gradientAccumulation): a step sums at least 1 batch")
+        try require(sequenceLength >= 2, "sequence-length is \(sequenceLength): a target needs a token before it, so at least 2")
+        try require(learningRate.isFinite && learningRate > 0, "learning-rate is \(learningRate): it is a positive number")
+        try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
+        try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
+        try require(warmupSteps >= 0 && warmupSteps < totalSteps, "warmup-steps is \(warmupSteps): it is between 0 and the run's \(totalSteps) steps")
+        try require(minimumClients >= 1, "min-clients is \(minimumClients): a run needs at least 1 client")
+        try require(clientsPerRound >= 0, "clients-per-round is \(clientsPerRound): it is 0 (all) or more")
+        try require(quorum >= 0, "quorum is \(quorum): it is 0 (all selected) or more")
+        try require(
+            clientsPerRound == 0 || quorum <= clientsPerRound,
+            "quorum \(quorum) is above clients-per-round \(clientsPerRound): a round could never close")
+        try require(
+            clientsPerRound == 0 || clientsPerRound <= minimumClients,
+            "clients-per-round \(clientsPerRound) is above min-clients \(minimumClients): the run would start with too few clients to select from")
+        try require(deadlineSeconds.isFinite && deadlineSeconds > 0, "deadline is \(deadlineSeconds) s: it is a positive time")
+        try require(exactMatchTokens >= 0, "exact-match is \(exactMatchTokens): it is a number of new tokens")
+        try require(!ranks.isEmpty, "ranks is empty: give one rank, or several for flora")
+        try require(
+            strategy == .flora || Set(ranks).count == 1,
+            "strategy \(strategy.rawValue) takes one rank, not \(ranks.map(String.init).joined(separator: ",")): use flora for mixed ranks")
+        try require(rankCap >= 1, "rank-cap is \(rankCap): it is at least 1")
+        try require(
+            strategy != .fedSB || alpha == nil, "alpha is not used by fed-sb, whose scale is 1: leave --alpha out")
+        try require(
+            strategy != .fedSB || !rankStabilized, "rank-stabilized is not used by fed-sb, whose scale is 1: leave it out")
+        try require(
+            strategy != .fedSB || initialAdapterDigest == nil,
+            "fed-sb cannot start from an adapter: its frozen factors come from its own start (gradient or xs)")
+        for rank in ranks { _ = try specification(rank: rank, maps: maps) }
+    }
+}
