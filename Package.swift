@@ -104,5 +104,6 @@ let package = Package(
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests("AggregationTests", ["Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
+        tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
     ]
 )
