@@ -62,7 +62,7 @@ let package = Package(
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
         library("UpdateCodec", ["Primitives", "Adapters"]),
-        library("Aggregation", ["Primitives", "Adapters", "LinearAlgebra", "Plan"]),
+        library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
         library("Transport", ["Primitives", "Wire", "CNNG"]),
         library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Aggregation", "Wire"]),
@@ -103,6 +103,7 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
+        tests("AggregationTests", ["Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
     ]
 )
