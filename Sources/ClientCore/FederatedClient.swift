@@ -255,7 +255,7 @@ public struct FederatedClient {
                 segments.append(try decode(bytes, layout: layout))
             }
         }
-        if !segments.isEmpty { weights.correction = concatenateStacks(segments) }
+        weights.correction = AdapterState.concatenated(stacks: segments)
         if let derivedDigest, weights.frozen?.digest != derivedDigest {
             throw Refused.failure(
                 Failure(

@@ -57,21 +57,26 @@ struct Combination {
         _ stack: AdapterState, to current: GlobalAdapter, round: Int, maps: [LinearMap],
         blob: (Digest) throws(Failure) -> [UInt8]
     ) throws(Failure) -> (GlobalAdapter, [(StoredBlob, bytes: [UInt8])]) {
-        let newRank = stack.layout.tensors.map(\.rank).max() ?? 0
-        let oldRank = current.blobs.reduce(0) { $0 + $1.rank }
-        if GlobalCorrection.fits(rank: oldRank + newRank, cap: plan.rankCap, maps: maps) {
-            let encoded = encodedBlob(stack, kind: .segment, rank: newRank)
-            return (GlobalAdapter(round: round, blobs: current.blobs + [encoded.0]), [encoded])
-        }
-        var segments: [AdapterState] = []
+        var segments: [CorrectionSegment] = []
         for reference in current.blobs {
             let layout = AdapterSpecification.stackLayout(maps: maps, rank: reference.rank)
-            segments.append(try decode(try blob(reference.digest), layout: layout, of: "the global correction"))
+            let state = try decode(try blob(reference.digest), layout: layout, of: "the global correction")
+            segments.append(CorrectionSegment(round: 0, stack: state))
         }
-        let (consolidated, error) = try GlobalCorrection.consolidate(segments + [stack], maps: maps, cap: plan.rankCap)
-        let encoded = encodedBlob(
-            consolidated, kind: .segment, rank: consolidated.layout.tensors.map(\.rank).max() ?? 0)
-        return (GlobalAdapter(round: round, blobs: [encoded.0], truncationError: error), [encoded])
+        do {
+            var correction = try GlobalCorrection(maps: maps, segments: segments)
+            let error = try correction.append(stack, round: round, cap: plan.rankCap)
+            guard let last = correction.segments.last else {
+                throw Failure(.internalError, "the correction of round \(round) is empty")
+            }
+            let encoded = encodedBlob(last.stack, kind: .segment, rank: last.stack.layout.tensors.map(\.rank).max() ?? 0)
+            let kept = error == nil ? current.blobs : []
+            return (GlobalAdapter(round: round, blobs: kept + [encoded.0], truncationError: error), [encoded])
+        } catch let failure as Failure {
+            throw failure
+        } catch {
+            throw Failure(.internalError, "round \(round) cannot be combined: \(error)")
+        }
     }
 
     private func decode(_ bytes: [UInt8], layout: AdapterLayout, of what: String) throws(Failure) -> AdapterState {

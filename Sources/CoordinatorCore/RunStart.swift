@@ -104,6 +104,6 @@ public func storedWeights(
                 try state(reference, bytes, AdapterSpecification.stackLayout(maps: specification.maps, rank: reference.rank)))
         }
     }
-    if !segments.isEmpty { weights.correction = concatenateStacks(segments) }
+    weights.correction = AdapterState.concatenated(stacks: segments)
     return weights
 }

@@ -100,7 +100,7 @@ public final class SQLiteFederationStore: FederationStore {
                 database, sql: "SELECT bytes FROM chunk WHERE client = ? AND digest = ? ORDER BY position",
                 arguments: [client, digest.description])
             while let row = try rows.next() {
-                row.withUnsafeData(atIndex: 0) { data in if let data { bytes += data } }
+                try row.withUnsafeData(atIndex: 0) { data in if let data { bytes += data } }
             }
             return bytes
         }
