@@ -105,5 +105,7 @@ let package = Package(
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests("AggregationTests", ["Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
+        tests("WireTests", ["Primitives", "Wire"]),
+        tests("TransportTests", ["Primitives", "Wire", "Transport"]),
     ]
 )
