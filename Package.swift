@@ -107,5 +107,7 @@ let package = Package(
             "AggregationTests",
             ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
+        tests("WireTests", ["Primitives", "Wire"]),
+        tests("TransportTests", ["Primitives", "Wire", "Transport"]),
     ]
 )
