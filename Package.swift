@@ -70,9 +70,13 @@ let package = Package(
         library("ClientCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Wire"]),
         library(
             "Simulation",
+            ["Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore", "ClientCore"]),
+        // The engine as a client's work, in a process and in a simulation alike.
+        library(
+            "ClientEngine",
             [
-                "Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore",
-                "ClientCore", "Training", "Datasets",
+                "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
+                "Training", "Plan", "ClientCore",
             ]),
 
         // The three programs.
@@ -80,7 +84,7 @@ let package = Package(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "Simulation", argumentParser,
+                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation", argumentParser,
                 logging,
             ],
             swiftSettings: strict),
@@ -95,7 +99,7 @@ let package = Package(
             name: "tributary-client",
             dependencies: [
                 "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", argumentParser, logging,
+                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
