@@ -103,7 +103,9 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
-        tests("AggregationTests", ["Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
+        tests(
+            "AggregationTests",
+            ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
