@@ -119,5 +119,6 @@ let package = Package(
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
+        tests("DeployTests", ["Plan", "Transport", yams]),
     ]
 )
