@@ -102,5 +102,6 @@ let package = Package(
         // Tests.
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
+        tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
     ]
 )
