@@ -112,6 +112,8 @@ let package = Package(
                 "ClientCore", "Simulation",
             ]),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
+        tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
+        tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
             "AggregationTests",
