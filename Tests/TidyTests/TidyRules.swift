@@ -14,10 +14,23 @@ struct Untidiness: Equatable, CustomStringConvertible {
 struct SourceText {
     let path: String
     let lines: [Substring]
+    private let bytes: [UInt8]
 
     init(path: String, _ text: String) {
         self.path = path
         lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        bytes = Array(text.utf8)
+    }
+
+    /// True if the word is anywhere in the file: asked before any line is looked at, which is much slower.
+    func holds(_ word: String) -> Bool {
+        let word = Array(word.utf8)
+        guard let first = word.first, bytes.count >= word.count else { return false }
+        return bytes.withUnsafeBufferPointer { bytes in
+            (0...bytes.count - word.count).contains { start in
+                bytes[start] == first && word.indices.allSatisfy { bytes[start + $0] == word[$0] }
+            }
+        }
     }
 
     var isSwift: Bool { path.hasSuffix(".swift") }
@@ -40,27 +53,32 @@ enum TidyRules {
 
     private static func swiftRules(_ file: SourceText) -> [Untidiness] {
         var found: [Untidiness] = []
-        func report(_ line: Int, _ reason: String) { found.append(Untidiness(path: file.path, line: line, reason: reason)) }
-        if file.lines.first?.hasPrefix("//") != true { report(1, "the first line does not say what the file is") }
-        for (index, line) in file.lines.enumerated() where !isComment(line) {
-            let number = index + 1
-            if line.contains(".random(") && !line.contains("using:") { report(number, "a random draw without a seeded generator") }
-            for call in [".randomElement()", ".shuffled()", ".shuffle()", ".randomElement(),"] where line.contains(call) {
-                report(number, "a random draw without a seeded generator")
-                break
+        if file.lines.first?.hasPrefix("//") != true {
+            found.append(Untidiness(path: file.path, line: 1, reason: "the first line does not say what the file is"))
+        }
+        func rule(_ word: String, _ reason: String, where offends: (_ line: Substring, _ index: Int) -> Bool = { _, _ in true }) {
+            guard file.holds(word) else { return }
+            for (index, line) in file.lines.enumerated()
+            where line.contains(word) && !isComment(line) && offends(line, index) {
+                found.append(Untidiness(path: file.path, line: index + 1, reason: reason))
             }
-            if line.contains("SystemRandomNumberGenerator"), !systemRandomnessAllowed.contains(file.path) {
-                report(number, "randomness from the system, in a file that is not on the list of those that need secrets")
-            }
-            if file.isLibrary, calls("print", in: line) { report(number, "a library prints") }
-            if line.contains("try!") { report(number, "try! turns an error into a crash") }
-            if line.contains("@unchecked Sendable"), !hasCommentAbove(file.lines, index) {
-                report(number, "@unchecked Sendable without its argument in a comment above")
-            }
-            if line.firstMatch(of: #/^\s*((public|internal|package|private|fileprivate|@\w+(\(.*\))?)\s+)*import Foundation\s*(//.*)?$/#) != nil,
-                !file.isTest, !foundationAllowed.contains(file.path)
-            {
-                report(number, "import Foundation where FoundationEssentials may do")
+        }
+        let unseeded = "a random draw without a seeded generator"
+        rule(".random(", unseeded) { line, _ in !line.contains("using:") }
+        for call in [".randomElement()", ".shuffled()", ".shuffle()"] { rule(call, unseeded) }
+        if !systemRandomnessAllowed.contains(file.path) {
+            rule(
+                "SystemRandomNumberGenerator",
+                "randomness from the system, in a file that is not on the list of those that need secrets")
+        }
+        if file.isLibrary { rule("print(", "a library prints") { line, _ in calls("print", in: line) } }
+        rule("try!", "try! turns an error into a crash")
+        rule("@unchecked Sendable", "@unchecked Sendable without its argument in a comment above") { _, index in
+            !hasCommentAbove(file.lines, index)
+        }
+        if !file.isTest, !foundationAllowed.contains(file.path) {
+            rule("import Foundation", "import Foundation where FoundationEssentials may do") { line, _ in
+                line.split(separator: " ").last == "Foundation"
             }
         }
         return found
@@ -69,14 +87,16 @@ enum TidyRules {
     /// What also holds for scripts, documentation and deployment files.
     private static func textRules(_ file: SourceText) -> [Untidiness] {
         var found: [Untidiness] = []
-        for (index, line) in file.lines.enumerated() {
-            if line.firstMatch(of: #/\b(TODO|FIXME)\b/#) != nil {
-                found.append(Untidiness(path: file.path, line: index + 1, reason: "unfinished: an issue holds what is left to do"))
-            }
-            if line.firstMatch(of: #/(^|[^\w.\/~-])\/(work|wt|home|Users|root)\/\w/#) != nil {
-                found.append(Untidiness(path: file.path, line: index + 1, reason: "a path of one machine"))
+        func rule(_ words: [String], _ pattern: Regex<Substring>, _ reason: String) {
+            guard words.contains(where: file.holds) else { return }
+            for (index, line) in file.lines.enumerated() where line.firstMatch(of: pattern) != nil {
+                found.append(Untidiness(path: file.path, line: index + 1, reason: reason))
             }
         }
+        rule(["TODO", "FIXME"], #/\b(?:TODO|FIXME)\b/#, "unfinished: an issue holds what is left to do")
+        rule(
+            ["/work/", "/wt/", "/home/", "/Users/", "/root/"], #/(?:^|[^\w.\/~-])\/(?:work|wt|home|Users|root)\/\w/#,
+            "a path of one machine")
         return found
     }
 

@@ -10,7 +10,9 @@ import Testing
     static func files() throws -> [SourceText] {
         var paths = ["Package.swift", "Makefile", ".ci/run", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
         for folder in ["Sources", "coordinator", "client", "Tests", "scripts", "docs", "deploy"] {
-            guard let below = try? FileManager.default.subpathsOfDirectory(atPath: "\(Golden.repository)/\(folder)") else { continue }
+            guard let below = try? FileManager.default.subpathsOfDirectory(atPath: "\(Golden.repository)/\(folder)") else {
+                continue
+            }
             paths += below.sorted().map { "\(folder)/\($0)" }
         }
         return paths.compactMap { path in
@@ -30,7 +32,7 @@ import Testing
 
     @Test func everyPlantedOffenderIsSeen() {
         func offences(_ line: String, in path: String = "Sources/Model/Layer.swift") -> Int {
-            TidyRules.check(SourceText(path: path, "// A layer.\n\(line)\n")).count
+            TidyRules.check(SourceText(path: path, "// A layer.\n\n\(line)\n")).count
         }
         let offenders = [
             "let x = Float.random(in: 0..<1)", "let y = list.shuffled()", "print(1)", "if a { print(b) }",
