@@ -1,2 +1,0 @@
-#include "CKernels.h"
-void tributary_kernels_present(void) {}

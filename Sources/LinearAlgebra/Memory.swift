@@ -1,0 +1,46 @@
+/// Memory for numbers: aligned to 64 bytes, taken once and used again.
+
+import CKernels
+
+/// A block of floats on a 64-byte boundary that only ever grows, so that a training loop allocates in its first step.
+public final class FloatBuffer {
+    public private(set) var pointer: UnsafeMutablePointer<Float>
+    public private(set) var capacity: Int
+
+    public init(capacity: Int = 0) {
+        self.capacity = max(16, capacity)
+        pointer = Self.allocate(self.capacity)
+    }
+
+    deinit { UnsafeMutableRawPointer(pointer).deallocate() }
+
+    /// Makes room for `count` floats. Growing loses the content and moves the block.
+    @discardableResult public func reserve(_ count: Int) -> UnsafeMutablePointer<Float> {
+        if count > capacity {
+            UnsafeMutableRawPointer(pointer).deallocate()
+            capacity = count
+            pointer = Self.allocate(count)
+        }
+        return pointer
+    }
+
+    private static func allocate(_ count: Int) -> UnsafeMutablePointer<Float> {
+        UnsafeMutableRawPointer.allocate(byteCount: count * MemoryLayout<Float>.stride, alignment: 64)
+            .bindMemory(to: Float.self, capacity: count)
+    }
+}
+
+/// Memory of the calling thread, one block a purpose, for the inside of a task.
+public enum Scratch: Int32, Sendable {
+    /// A decoded part of a weight.
+    case weights
+    /// Scores of an attention tile, logits of a chunk.
+    case scores
+    /// Anything that is not in use together with the two above.
+    case first, second, third, fourth, fifth, sixth
+
+    /// At least `count` floats on a 64-byte boundary, valid until the next call for this purpose on this thread.
+    public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {
+        tributary_scratch(rawValue, count * MemoryLayout<Float>.stride).assumingMemoryBound(to: Float.self)
+    }
+}
