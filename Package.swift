@@ -122,5 +122,7 @@ let package = Package(
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
+        tests("TokenizersTests", ["Primitives", "Tokenizers"]),
+        tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
     ]
 )

@@ -90,7 +90,10 @@ public struct ChatTemplate: Equatable, Sendable {
     }
 
     private func qwen3(_ messages: [ChatMessage]) throws(ChatTemplateError) -> [[Part]] {
-        let lastQuestion = messages.lastIndex { $0.role == "user" } ?? messages.count - 1
+        let lastQuestion =
+            messages.lastIndex {
+                $0.role == "user" && !($0.content.hasPrefix("<tool_response>") && $0.content.hasSuffix("</tool_response>"))
+            } ?? messages.count - 1
         return try messages.enumerated().map { index, message throws(ChatTemplateError) in
             try refuseTools(message)
             guard message.isAssistant else { return chatML(message.role, thoughts: nil, message.content) }
