@@ -123,5 +123,7 @@ let package = Package(
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
         tests("TidyTests", ["Primitives"]),
+        tests("TokenizersTests", ["Primitives", "Tokenizers"]),
+        tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
     ]
 )
