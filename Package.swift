@@ -105,6 +105,12 @@ let package = Package(
 
         // Tests.
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
+        tests(
+            "FederationTests",
+            [
+                "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
+                "ClientCore", "Simulation",
+            ]),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
@@ -115,5 +121,6 @@ let package = Package(
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
+        tests("DeployTests", ["Plan", "Transport", yams]),
     ]
 )

@@ -80,7 +80,13 @@ public final class ClientConnection: @unchecked Sendable {
             // Sending has ended before receiving starts: an NNG 1.5 request socket may crash when a receive is given
             // up while its send is waiting.
             let sent = operation.send(bytes, milliseconds: left()) { nng_send_aio(socket, $0) }
-            guard sent == 0 else { throw fail(sent, &state, timeoutSeconds) }
+            guard sent == 0 else {
+                let error = fail(sent, &state, timeoutSeconds)
+                guard sent == NNGCode.timedOut else { throw error }
+                throw .unreachable(
+                    address: address.description,
+                    reason: "there was no connection for \(timeoutSeconds) s; the coordinator may be down or restarting")
+            }
             let (code, reply, pipe) = operation.receive(milliseconds: left()) { nng_recv_aio(socket, $0) }
             guard code == 0 else { throw fail(code, &state, timeoutSeconds) }
             state.pipe = pipe

@@ -6,7 +6,6 @@
 import CNNG
 
 struct Operation: ~Copyable {
-    /// Messages larger than this are not copied out: sockets have the same limit, so that this never happens.
     let handle: OpaquePointer
 
     /// Nil when there is no memory for it.

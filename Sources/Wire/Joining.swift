@@ -16,7 +16,7 @@ public struct Hello: Equatable, Sendable {
     /// Usable training examples: fixed for the run, and the client's weight under `samples`.
     public var exampleCount: UInt64
     public var hasEvaluationData: Bool
-    /// Drawn anew by every process: the same value makes a repeated hello the same session.
+    /// Drawn anew by every process, so that logs can tell a restart from a repeated hello.
     public var sessionNonce: UInt64
     /// Of the client's arithmetic, such as "avx512-bf16": results agree bit for bit within one path only.
     public var kernelPath: String

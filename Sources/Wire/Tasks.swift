@@ -15,7 +15,7 @@ public struct ContributionKey: Hashable, Sendable {
 
 /// What became of a contribution.
 public enum ContributionStatus: UInt8, Sendable, CaseIterable {
-    /// The client named none, or the coordinator never saw it whole.
+    /// The client named none.
     case none = 0
     /// Stored; its round is still open.
     case pending = 1

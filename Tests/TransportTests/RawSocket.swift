@@ -25,7 +25,7 @@ final class RawSocket {
 
     deinit { close(descriptor) }
 
-    func send(_ bytes: [UInt8]) { _ = Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL.rawValue)) }
+    func send(_ bytes: [UInt8]) { _ = Glibc.send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) }
 
     /// Up to that many bytes; empty when the other side has closed, or after the time limit.
     func receive(_ count: Int, milliseconds: Int) -> [UInt8] {

@@ -9,7 +9,7 @@ final class Service: Sendable {
     private let ended = DispatchSemaphore(value: 0)
 
     init(
-        port: UInt16 = 0, tick: (@Sendable () -> Void)? = nil, handler: @escaping @Sendable ([UInt8]) -> [UInt8] = { $0 }
+        port: UInt16 = 0, tick: (@Sendable () -> Void)? = nil, handler: @escaping @Sendable ([UInt8]) -> [UInt8]
     ) throws {
         listener = try CoordinatorListener(listening: TransportAddress(host: "127.0.0.1", port: port))
         Thread.detachNewThread { [listener, ended] in
