@@ -14,6 +14,9 @@ public struct TensorDeclaration: Equatable, Sendable {
         self.dtype = dtype
         self.shape = shape
     }
+
+    /// Bytes of the elements.
+    public var byteCount: Int { shape.reduce(dtype.size, *) }
 }
 
 /// The header comes first, so that every name, type and shape is declared before the first byte; space on the disk is
