@@ -103,5 +103,6 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
+        tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
     ]
 )

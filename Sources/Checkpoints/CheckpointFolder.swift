@@ -1,0 +1,156 @@
+/// A Hugging Face model folder: its configuration and its tensors, each checked for existence, type and shape.
+
+import Primitives
+
+public final class CheckpointFolder: Sendable {
+    public let path: String
+    public let configuration: ModelConfiguration
+    /// The safetensors files, absolute or as `path` was given, sorted.
+    public let weightFiles: [String]
+    /// Sorted bytewise.
+    public let tensorNames: [String]
+    private let tensors: [String: StoredTensor]
+    private let quantizedMaps: Set<String>
+
+    /// - Throws: `Failure` that names the file and the key or tensor that is missing, wrong or unsupported.
+    public init(path: String) throws(Failure) {
+        let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
+        self.path = path
+        let configuration = try ModelConfiguration(folder: path)
+        self.configuration = configuration
+        let found = try Self.openFiles(path)
+        weightFiles = found.files
+        let tensors = found.tensors
+        self.tensors = tensors
+        tensorNames = tensors.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+
+        func missing(_ name: String) -> Failure {
+            let block = name.split(separator: ".").dropLast(2).joined(separator: ".")
+            let fused = tensors.keys.contains { $0.hasPrefix(block) && ($0.hasSuffix("qkv_proj.weight") || $0.hasSuffix("gate_up_proj.weight")) }
+            return Failure(
+                .badData,
+                "\(path) lacks the tensor \(name) that a \(configuration.architecture.rawValue) model needs"
+                    + (fused ? ": fused projections are not supported" : "; fetch the checkpoint again"))
+        }
+        func check(_ name: String, _ shape: [Int]) throws(Failure) {
+            guard let tensor = tensors[name] else { throw missing(name) }
+            guard tensor.dtype.isFloat, tensor.dtype != .f64 else {
+                throw Failure(
+                    .badData, "\(tensor.file.path): tensor \(name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 are supported")
+            }
+            guard tensor.shape == shape else {
+                throw Failure(.badData, "\(tensor.file.path): tensor \(name) has shape \(tensor.shape), but config.json says \(shape)")
+            }
+        }
+        for (name, shape) in configuration.denseTensors { try check(name, shape) }
+        var quantizedMaps: Set<String> = []
+        for map in configuration.linearMaps {
+            let name = map.name + ".weight"
+            guard let tensor = tensors[name] else { throw missing(name) }
+            let isPacked = tensors.keys.contains(name + ".absmax") || tensor.dtype == .u8
+            guard isPacked else {
+                try check(name, [map.outputs, map.inputs])
+                continue
+            }
+            guard configuration.quantization != nil else {
+                throw Failure(
+                    .badData, "\(tensor.file.path): tensor \(name) is packed in 4 bits, but config.json has no quantization_config")
+            }
+            try Self.checkPacked(map, tensor, tensors)
+            quantizedMaps.insert(map.name)
+        }
+        self.quantizedMaps = quantizedMaps
+    }
+
+    public var parameterCount: Int { configuration.parameterCount }
+
+    public func hasTensor(_ name: String) -> Bool { tensors[name] != nil }
+
+    public func tensor(_ name: String) throws(Failure) -> StoredTensor {
+        guard let tensor = tensors[name] else { throw Failure(.badData, "\(path) lacks the tensor \(name)") }
+        return tensor
+    }
+
+    /// Whether the weight of this linear map is stored in bitsandbytes' 4-bit form.
+    public func isBitsAndBytes4Bit(_ map: String) -> Bool { quantizedMaps.contains(map) }
+
+    /// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    private static func openFiles(_ path: String) throws(Failure) -> (files: [String], tensors: [String: StoredTensor]) {
+        let single = path + "/model.safetensors"
+        if fileExists(single) {
+            let file = try SafetensorsFile(path: single)
+            return ([single], file.tensors)
+        }
+        let indexPath = path + "/model.safetensors.index.json"
+        guard fileExists(indexPath) else {
+            throw Failure(
+                .missingInput,
+                "\(path) holds neither model.safetensors nor model.safetensors.index.json"
+                    + (fileExists(path + "/pytorch_model.bin") || fileExists(path + "/pytorch_model.bin.index.json")
+                        ? ": save the model again with safe_serialization=True" : ": --model takes a Hugging Face model folder"))
+        }
+        guard let entries = try readJSON(indexPath)["weight_map"]?.members else {
+            throw Failure(.badData, "\(indexPath) has no weight_map; fetch the file again")
+        }
+        var shards: [String: SafetensorsFile] = [:]
+        var tensors: [String: StoredTensor] = [:]
+        for entry in entries {
+            guard let name = entry.value.text, !name.isEmpty, !name.contains("/"), !name.utf8.contains(0) else {
+                throw Failure(.badData, "\(indexPath): tensor \(entry.key) lies in \(entry.value.compact), which is no file name")
+            }
+            let shard: SafetensorsFile
+            if let known = shards[name] {
+                shard = known
+            } else {
+                shard = try SafetensorsFile(path: path + "/" + name)
+                shards[name] = shard
+            }
+            guard let tensor = shard.tensors[entry.key] else {
+                throw Failure(.badData, "\(indexPath) says that tensor \(entry.key) lies in \(name), but it does not; fetch both again")
+            }
+            tensors[entry.key] = tensor
+        }
+        return (shards.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }.map { path + "/" + $0 }, tensors)
+    }
+
+    /// The tensors beside a packed weight exist with consistent sizes (bitsandbytes, `QuantState.as_dict(packed=True)`).
+    private static func checkPacked(_ map: LinearMap, _ weight: StoredTensor, _ tensors: [String: StoredTensor]) throws(Failure) {
+        let name = weight.name
+        func wrong(_ what: String) -> Failure { Failure(.badData, "\(weight.file.path): \(what); fetch the checkpoint again") }
+        // The packed bytes may be declared as another type of the same bytes (bnb_4bit_quant_storage).
+        let needed = (map.outputs * map.inputs + 1) / 2
+        guard weight.range.count == needed else {
+            throw wrong("tensor \(name) has \(weight.range.count) packed bytes, but a \(map.outputs) x \(map.inputs) matrix needs \(needed)")
+        }
+        let states = ["nf4", "fp4"].compactMap { tensors[name + ".quant_state.bitsandbytes__" + $0] }
+        guard states.count == 1, let state = states.first else { throw wrong("tensor \(name) needs one quant_state beside it") }
+        guard let absmax = tensors[name + ".absmax"] else { throw wrong("tensor \(name).absmax is missing") }
+        guard let table = tensors[name + ".quant_map"], table.dtype == .f32, table.count == 16 else {
+            throw wrong("tensor \(name).quant_map is missing or not 16 floats")
+        }
+        let json: JSONValue
+        do {
+            json = try JSONValue(parsing: Array(state.bytes))
+        } catch {
+            throw wrong("tensor \(state.name) is not valid JSON: \(error.message)")
+        }
+        guard let block = json["blocksize"]?.int, (1...1 << 20) ~= block else { throw wrong("tensor \(state.name) has no valid blocksize") }
+        let shape = json["shape"]?.elements?.compactMap(\.int)
+        guard shape == [map.outputs, map.inputs] else {
+            throw wrong("tensor \(state.name) says shape \(shape ?? []), but config.json \([map.outputs, map.inputs])")
+        }
+        let blocks = (map.outputs * map.inputs + block - 1) / block
+        guard absmax.count == blocks else { throw wrong("tensor \(absmax.name) has \(absmax.count) scales, not \(blocks)") }
+        guard absmax.dtype != .f32 else { return }
+        guard absmax.dtype == .u8 else { throw wrong("tensor \(absmax.name) is stored as \(absmax.dtype.rawValue), not F32 or U8") }
+        guard let nestedBlock = json["nested_blocksize"]?.int, (1...1 << 20) ~= nestedBlock, json["nested_offset"]?.double != nil else {
+            throw wrong("tensor \(state.name) has no valid nested_blocksize and nested_offset")
+        }
+        guard let nested = tensors[name + ".nested_absmax"], nested.dtype == .f32, nested.count == (blocks + nestedBlock - 1) / nestedBlock else {
+            throw wrong("tensor \(name).nested_absmax is missing or has the wrong size")
+        }
+        guard let nestedTable = tensors[name + ".nested_quant_map"], nestedTable.dtype == .f32, nestedTable.count == 256 else {
+            throw wrong("tensor \(name).nested_quant_map is missing or not 256 floats")
+        }
+    }
+}

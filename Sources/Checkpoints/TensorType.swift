@@ -1,0 +1,52 @@
+/// How the elements of a stored tensor are encoded.
+
+public enum TensorType: String, Sendable, CaseIterable {
+    case f64 = "F64"
+    case f32 = "F32"
+    case f16 = "F16"
+    case bf16 = "BF16"
+    case i64 = "I64"
+    case i32 = "I32"
+    case i16 = "I16"
+    case i8 = "I8"
+    case u8 = "U8"
+    case bool = "BOOL"
+
+    /// Bytes of one element.
+    public var size: Int {
+        switch self {
+        case .f64, .i64: 8
+        case .f32, .i32: 4
+        case .f16, .bf16, .i16: 2
+        case .i8, .u8, .bool: 1
+        }
+    }
+
+    public var isFloat: Bool { [.f64, .f32, .f16, .bf16].contains(self) }
+
+    /// As torch and bitsandbytes name it: `bfloat16`.
+    public var torchName: String {
+        switch self {
+        case .f64: "float64"
+        case .f32: "float32"
+        case .f16: "float16"
+        case .bf16: "bfloat16"
+        case .i64: "int64"
+        case .i32: "int32"
+        case .i16: "int16"
+        case .i8: "int8"
+        case .u8: "uint8"
+        case .bool: "bool"
+        }
+    }
+}
+
+/// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
+@inlinable public func bfloat16Bits(_ value: Float) -> UInt16 {
+    let bits = value.bitPattern
+    if value.isNaN { return UInt16(truncatingIfNeeded: bits >> 16) | 0x40 }
+    return UInt16(truncatingIfNeeded: (bits &+ 0x7FFF &+ (bits >> 16 & 1)) >> 16)
+}
+
+/// The float that a bfloat16 stands for; exact.
+@inlinable public func bfloat16Value(_ bits: UInt16) -> Float { Float(bitPattern: UInt32(bits) << 16) }
