@@ -104,5 +104,6 @@ let package = Package(
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
     ]
 )
