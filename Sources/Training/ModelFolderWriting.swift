@@ -23,7 +23,7 @@ public enum ModelFolderWriting {
     ///   - output: a folder that does not exist yet, or is empty
     ///   - progress: false stops; nothing is kept
     public static func merge(
-        checkpoint: CheckpointFolder, adapter: PEFTAdapter, output: String, progress: (WritingProgress) -> Bool = { _ in true }
+        checkpoint: CheckpointFolder, adapter: PEFTAdapter, output: String, progress: @escaping (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) {
         let maps = checkpoint.configuration.linearMaps
         let byMap = Dictionary(uniqueKeysWithValues: maps.map { ($0.name, $0) })
@@ -65,7 +65,7 @@ public enum ModelFolderWriting {
     ///   - nested: whether the scales are quantized too, as bitsandbytes' double quantization
     ///   - output: a folder that does not exist yet, or is empty
     public static func quantize(
-        checkpoint: CheckpointFolder, output: String, nested: Bool = true, progress: (WritingProgress) -> Bool = { _ in true }
+        checkpoint: CheckpointFolder, output: String, nested: Bool = true, progress: @escaping (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) {
         guard checkpoint.configuration.quantization == nil else {
             throw Failure(.usage, "\(checkpoint.path) is quantized already: give the folder of the unquantized model")
@@ -113,7 +113,7 @@ public enum ModelFolderWriting {
     /// The folder with its small files, around the writing of `model.safetensors`.
     private static func write(
         _ checkpoint: CheckpointFolder, _ output: String, _ configuration: JSONValue, _ declarations: [TensorDeclaration],
-        _ progress: (WritingProgress) -> Bool,
+        _ progress: @escaping (WritingProgress) -> Bool,
         _ body: (SafetensorsWriter, _ report: (TensorDeclaration) throws(Failure) -> Void) throws(Failure) -> Void
     ) throws(Failure) {
         let total = declarations.reduce(0) { $0 + $1.byteCount }
