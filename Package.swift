@@ -62,7 +62,7 @@ let package = Package(
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
         library("UpdateCodec", ["Primitives", "Adapters"]),
-        library("Aggregation", ["Primitives", "Adapters", "LinearAlgebra", "Plan"]),
+        library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
         library("Transport", ["Primitives", "Wire", "CNNG"]),
         library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Aggregation", "Wire"]),
@@ -70,9 +70,13 @@ let package = Package(
         library("ClientCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Wire"]),
         library(
             "Simulation",
+            ["Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore", "ClientCore"]),
+        // The engine as a client's work, in a process and in a simulation alike.
+        library(
+            "ClientEngine",
             [
-                "Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore",
-                "ClientCore", "Training", "Datasets",
+                "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
+                "Training", "Plan", "ClientCore",
             ]),
 
         // The three programs.
@@ -80,7 +84,7 @@ let package = Package(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "Simulation", argumentParser,
+                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation", argumentParser,
                 logging,
             ],
             swiftSettings: strict),
@@ -95,15 +99,29 @@ let package = Package(
             name: "tributary-client",
             dependencies: [
                 "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", argumentParser, logging,
+                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
         // Tests.
         .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
+        tests(
+            "FederationTests",
+            [
+                "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
+                "ClientCore", "Simulation",
+            ]),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
-        tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
+        tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
+        tests(
+            "AggregationTests",
+            ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
+        tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
+        tests("WireTests", ["Primitives", "Wire"]),
+        tests("TransportTests", ["Primitives", "Wire", "Transport"]),
+        tests("DeployTests", ["Plan", "Transport", yams]),
     ]
 )

@@ -1,0 +1,122 @@
+/// `adapter_config.json`: what its fields mean for the numbers, and which of them are refused.
+
+import Checkpoints
+import Primitives
+
+struct PEFTConfiguration {
+    let rank: Int
+    let alpha: Double
+    let rankStabilized: Bool
+    let rankPattern: [(pattern: String, value: Double)]
+    let alphaPattern: [(pattern: String, value: Double)]
+    let baseModel: String?
+    private let path: String
+
+    /// Fields that say nothing about the computation, or whose effect is in the tensors already: which modules have
+    /// factors (target_modules and its kin), how they started, how training dropped out.
+    private static let harmless: Set<String> = [
+        "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform",
+        "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision", "target_modules", "ensure_weight_tying",
+        "runtime_config", "eva_config", "low_cpu_mem_usage",
+    ]
+    /// Fields that are read below.
+    private static let read: Set<String> = [
+        "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
+    ]
+    /// Starts that leave the base's weights alone; others (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ) subtract from them.
+    private static let harmlessStarts: Set<String> = ["gaussian", "eva", "orthogonal"]
+
+    init(json: JSONValue, path: String) throws(Failure) {
+        func refused(_ what: String, _ why: String) -> Failure { Failure(.badData, "\(path): \(what), \(why)") }
+        guard let members = json.members else { throw refused("the file is not a JSON object", "export the adapter again") }
+        guard let type = json["peft_type"]?.text, type == "LORA" else {
+            throw refused("peft_type is \(json["peft_type"]?.compact ?? "missing")", "only LORA adapters are supported")
+        }
+        if let task = json["task_type"], !task.isNull, task.text != "CAUSAL_LM" {
+            throw refused("task_type is \(task.compact)", "only CAUSAL_LM adapters are supported")
+        }
+        let bias = json["bias"]?.text ?? "none"
+        guard bias == "none" else { throw refused("bias is \(bias)", "adapters with trained biases are not supported") }
+        if let start = json["init_lora_weights"]?.text, !Self.harmlessStarts.contains(start) {
+            throw refused("init_lora_weights is \(start)", "such an adapter belongs to a base that was changed at its start: convert it to plain LoRA first")
+        }
+        for member in members where !Self.harmless.contains(member.key) && !Self.read.contains(member.key) {
+            guard Self.isOff(member.value) else {
+                throw refused("\(member.key) is \(String(member.value.compact.prefix(80)))", "which is not supported: only plain LoRA is")
+            }
+        }
+        guard let rank = json["r"]?.int, 1...1 << 20 ~= rank else {
+            throw refused("r is \(json["r"]?.compact ?? "missing")", "a rank is a whole number from 1")
+        }
+        guard let alpha = json["lora_alpha"]?.double else {
+            throw refused("lora_alpha is \(json["lora_alpha"]?.compact ?? "missing")", "a number is expected")
+        }
+        func pattern(_ key: String) throws(Failure) -> [(pattern: String, value: Double)] {
+            guard let value = json[key], !value.isNull else { return [] }
+            guard let members = value.members else { throw refused("\(key) is no object", "export the adapter again") }
+            var all: [(pattern: String, value: Double)] = []
+            for member in members {
+                guard let number = member.value.double else { throw refused("\(key) of \(member.key) is \(member.value.compact)", "a number is expected") }
+                all.append((member.key, number))
+            }
+            return all
+        }
+        self.rank = rank
+        self.alpha = alpha
+        rankStabilized = json["use_rslora"]?.bool ?? false
+        rankPattern = try pattern("rank_pattern")
+        alphaPattern = try pattern("alpha_pattern")
+        baseModel = json["base_model_name_or_path"]?.text
+        self.path = path
+    }
+
+    /// Null, false, zero or empty.
+    private static func isOff(_ value: JSONValue) -> Bool {
+        switch value {
+        case .null: true
+        case .boolean(let flag): !flag
+        case .number: value.double == 0
+        case .string(let text): text.isEmpty
+        case .array(let elements): elements.isEmpty
+        case .object(let members): members.isEmpty
+        }
+    }
+
+    /// r and s of one linear map.
+    func rankAndScale(of map: String) throws(Failure) -> (Int, Float) {
+        let stated = try Self.match(rankPattern, map, path) ?? Double(rank)
+        guard let rank = Int(exactly: stated), 1...1 << 20 ~= rank else {
+            throw Failure(.badData, "\(path): rank_pattern gives \(map) the rank \(stated), which is not a whole number from 1")
+        }
+        let alpha = try Self.match(alphaPattern, map, path) ?? alpha
+        return (rank, Float(rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)))
+    }
+
+    /// The first pattern that matches the path or the part of it after a dot, as PEFT's `get_pattern_key` does it:
+    /// keys are regular expressions.
+    private static func match(_ patterns: [(pattern: String, value: Double)], _ map: String, _ path: String) throws(Failure) -> Double? {
+        for (pattern, value) in patterns {
+            if map == pattern || map.hasSuffix("." + pattern) { return value }
+            guard pattern.contains(where: { "\\^$*+?()[]{}|".contains($0) }) else { continue }
+            guard let expression = try? Regex("(.*\\.)?(\(pattern))") else {
+                throw Failure(.badData, "\(path): the pattern \(pattern) is not a regular expression that can be read; write whole module names")
+            }
+            if (try? expression.wholeMatch(in: map)) != nil { return value }
+        }
+        return nil
+    }
+
+    /// The file's text, with exactly the fields that PEFT needs.
+    static func text(rank: Int, alpha: Double, targetModules: [String], baseModel: String?) -> String {
+        let alphaText = Int(exactly: alpha).map(String.init) ?? "\(alpha)"
+        let json = JSONValue.object([
+            .init("alpha_pattern", .object([])), .init("base_model_name_or_path", baseModel.map(JSONValue.string) ?? .null),
+            .init("bias", .string("none")), .init("fan_in_fan_out", .boolean(false)), .init("inference_mode", .boolean(true)),
+            .init("init_lora_weights", .boolean(true)), .init("lora_alpha", .number(alphaText)), .init("lora_dropout", .number("0.0")),
+            .init("modules_to_save", .null), .init("peft_type", .string("LORA")), .init("r", .integer(rank)),
+            .init("rank_pattern", .object([])), .init("target_modules", .array(targetModules.map(JSONValue.string))),
+            .init("task_type", .string("CAUSAL_LM")), .init("use_dora", .boolean(false)), .init("use_rslora", .boolean(false)),
+        ])
+        return json.pretty + "\n"
+    }
+}

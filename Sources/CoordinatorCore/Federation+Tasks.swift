@@ -1,0 +1,101 @@
+/// What a client that asks is told to do.
+
+import Plan
+import Primitives
+import Wire
+
+extension Federation {
+    mutating func nextTask(for name: String, _ poll: Poll, at now: Duration) -> Decision {
+        let changes = advance(at: now)
+        let status = poll.lastContribution.map { self.status(of: $0, from: name) } ?? .none
+        let task = status == .pending ? wait("the round's other contributions") : task(for: name)
+        var decision = Decision(.task(TaskReply(lastContribution: status, task: task)))
+        decision.changes = changes
+        switch task {
+        case .train, .evaluate: decision.replyTraffic = .downlink
+        case .finished: toldFinished.insert(name)
+        default: break
+        }
+        return decision
+    }
+
+    /// Whether a contribution was counted, is pending, or was dropped.
+    func status(of key: ContributionKey, from name: String) -> ContributionStatus {
+        if let record = contributions[name], record.digest == key.digest, record.round == Int(key.round) { return .pending }
+        if let record = lastClosed[name], record.digest == key.digest, record.round == Int(key.round) {
+            return record.counted == true ? .counted : .dropped
+        }
+        let counted = records.first { $0.round == Int(key.round) }?.participants.contains(name) ?? false
+        return counted && lastClosed[name]?.round != Int(key.round) ? .counted : .dropped
+    }
+
+    private func task(for name: String) -> Task {
+        switch phase {
+        case .waiting(let reason):
+            return evaluation(for: name) ?? wait(reason)
+        case .starting(let starter, _):
+            return starter == name
+                ? .start(StartTask(round: 0, rank: UInt32(plan.ranks[0])))
+                : wait("\(starter), which computes the start")
+        case .round(let deadline):
+            if let evaluation = evaluation(for: name) { return evaluation }
+            guard let attempt, attempt.selected.contains(name), contributions[name] == nil else {
+                return wait("round \(currentRound), in which this client does not train or is done")
+            }
+            let left = max(deadline - (lastSeen[name] ?? deadline), .zero)
+            return .train(
+                TrainTask(
+                    round: UInt32(attempt.round), attempt: UInt32(attempt.attempt),
+                    deadlineMilliseconds: UInt64(left / .milliseconds(1)), blobs: adapter?.blobs.map(\.reference) ?? [],
+                    derivedDigest: derivedDigest))
+        case .finalEvaluation:
+            return evaluation(for: name) ?? wait("the evaluation of the last round")
+        case .finished:
+            return .finished(reason: "all \(plan.rounds) rounds are done")
+        }
+    }
+
+    /// The evaluation of the current global adapter, if this client has data for it and has not done it.
+    private func evaluation(for name: String) -> Task? {
+        guard let adapter, members[name]?.hasEvaluationData == true, evaluations[adapter.round]?[name] == nil else {
+            return nil
+        }
+        return .evaluate(
+            EvaluateTask(round: UInt32(adapter.round), blobs: adapter.blobs.map(\.reference), derivedDigest: derivedDigest))
+    }
+
+    private func wait(_ reason: String) -> Task { .wait(milliseconds: 500, reason: "waiting for \(reason)") }
+
+    mutating func receiveEvaluation(from name: String, _ report: ReportEvaluation, at now: Duration) -> Decision {
+        guard let adapter, Int(report.round) == adapter.round, members[name]?.hasEvaluationData == true else {
+            // The round has moved on; late results are of no use and do no harm.
+            return Decision(.acknowledged)
+        }
+        guard let tokens = Int(exactly: report.targetTokens), let examples = Int(exactly: report.examples), tokens > 0 else {
+            return Self.refusal(.badMessage, "the evaluation of client \(name) has no target token")
+        }
+        let record = EvaluationRecord(
+            round: adapter.round, client: name, lossSum: report.lossSum, targetTokens: tokens, examples: examples,
+            exactMatches: report.exactMatches.flatMap(Int.init(exactly:)))
+        var decision = Decision(.acknowledged)
+        if evaluations[adapter.round]?[name] == nil {
+            evaluations[adapter.round, default: [:]][name] = record
+            decision.changes.append(.evaluation(record))
+        }
+        decision.changes += advance(at: now)
+        return decision
+    }
+
+    func answer(_ heartbeat: Heartbeat, from name: String) -> Decision {
+        let wanted: Bool
+        switch phase {
+        case .starting(let starter, _): wanted = starter == name
+        case .round: wanted = Int(heartbeat.round) == currentRound && attempt?.selected.contains(name) == true
+        default: wanted = false
+        }
+        return Decision(
+            .heartbeatReply(
+                HeartbeatReply(
+                    keepGoing: wanted, reason: wanted ? "" : "round \(heartbeat.round) went on without this client")))
+    }
+}

@@ -1,0 +1,87 @@
+/// Contributions on their way in.
+
+import Adapters
+import Plan
+import Primitives
+import UpdateCodec
+import Wire
+
+extension Federation {
+    /// The layout of what a client uploads, known before a byte of it arrives.
+    public func layout(of kind: ContributionKind, rank: Int) throws(Failure) -> AdapterLayout {
+        let specification = try plan.specification(rank: rank, maps: maps)
+        return kind == .start ? specification.startLayout : specification.trainedLayout
+    }
+
+    /// Why this client may not contribute that now, or nil.
+    private func objection(_ kind: ContributionKind, round: Int, from name: String) -> Decision? {
+        switch (kind, phase) {
+        case (.start, .starting(let starter, _)) where starter == name: return nil
+        case (.update, .round)
+        where round == currentRound && attempt?.selected.contains(name) == true: return nil
+        default:
+            return Self.refusal(
+                .notSelected, "a contribution of client \(name) to round \(round) is not wanted now: the run is elsewhere")
+        }
+    }
+
+    mutating func receiveChunk(from name: String, _ upload: UploadChunk) -> Decision {
+        if contributions[name]?.digest == upload.digest {
+            return Decision(.chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index, received: upload.count)))
+        }
+        if let objection = objection(upload.kind, round: Int(upload.round), from: name) { return objection }
+        guard let member = members[name], let layout = try? layout(of: upload.kind, rank: member.rank) else {
+            return Self.refusal(.badMessage, "client \(name) has no layout in this run")
+        }
+        let expected = EncodedState.byteCount(layout: layout, codec: .float32)
+        let chunks = Chunking.count(ofByteCount: expected)
+        guard upload.totalBytes == UInt64(expected), Int(upload.count) == chunks,
+            let range = Chunking.range(ofChunk: Int(upload.index), byteCount: expected)
+        else {
+            return Self.refusal(
+                .tooLarge,
+                "client \(name) announced \(upload.totalBytes) bytes in \(upload.count) chunks, but its contribution has \(expected) bytes in \(chunks)")
+        }
+        guard upload.bytes.count == range.count else {
+            return Self.refusal(
+                .badMessage, "chunk \(upload.index) of client \(name) has \(upload.bytes.count) bytes instead of \(range.count)")
+        }
+        var decision = Decision(
+            .chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index, received: upload.index + 1)))
+        decision.requestTraffic = upload.kind == .start ? .oneTime : .uplink
+        decision.changes.append(
+            .chunk(client: name, digest: upload.digest, index: Int(upload.index), bytes: upload.bytes))
+        return decision
+    }
+
+    /// The answer to a commit whose bytes need not be looked at, or nil.
+    mutating func screen(_ commit: Commit, from name: String) -> Decision? {
+        let key = ContributionKey(round: commit.round, digest: commit.digest)
+        if commit.kind == .update, contributions[name]?.digest == commit.digest || lastClosed[name]?.digest == commit.digest {
+            return Decision(.committed(Committed(status: status(of: key, from: name), missing: [])))
+        }
+        if commit.kind == .start, adapter != nil {
+            return Decision(.committed(Committed(status: .counted, missing: [])))
+        }
+        if let objection = objection(commit.kind, round: Int(commit.round), from: name) {
+            var decision = objection
+            decision.changes.append(.discardChunks(client: name))
+            decision.reply = .committed(Committed(status: .dropped, missing: []))
+            return decision
+        }
+        return nil
+    }
+
+    /// Stores a contribution whose bytes were checked.
+    mutating func accept(_ commit: Commit, bytes: [UInt8], from name: String) -> Decision {
+        let record = ContributionRecord(
+            round: Int(commit.round), client: name, digest: commit.digest, trainLoss: commit.trainLoss,
+            targetTokens: Int(clamping: commit.targetTokens), trainSeconds: Double(commit.trainSeconds), counted: nil)
+        contributions[name] = record
+        var decision = Decision(.committed(Committed(status: .pending, missing: [])))
+        decision.requestTraffic = .uplink
+        decision.changes.append(.contribution(record, bytes: bytes))
+        decision.combine = attempt.map { $0.selected.allSatisfy { contributions[$0] != nil } } ?? false
+        return decision
+    }
+}

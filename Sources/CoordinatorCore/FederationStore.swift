@@ -1,0 +1,198 @@
+/// What a federation keeps: the protocol that every store fulfils, and the changes it applies as one.
+
+import Plan
+import Primitives
+import Wire
+
+/// A client that has joined.
+public struct Member: Codable, Equatable, Sendable {
+    public let name: String
+    /// SHA-256 of the secret that the client made at its first join.
+    public let secretHash: Digest
+    public let rank: Int
+    /// Size of the usable training set, fixed at the first join.
+    public let exampleCount: Int
+    public var hasEvaluationData: Bool
+}
+
+/// A contribution as the coordinator remembers it; its bytes are kept until the round closes.
+public struct ContributionRecord: Codable, Equatable, Sendable {
+    public let round: Int
+    public let client: String
+    public let digest: Digest
+    public let trainLoss: Double
+    public let targetTokens: Int
+    public let trainSeconds: Double
+    /// Nil while the round is open.
+    public var counted: Bool?
+}
+
+/// One try at one round.
+public struct RoundAttempt: Codable, Equatable, Sendable {
+    public let round: Int
+    public let attempt: Int
+    /// Ascending by name.
+    public let selected: [String]
+}
+
+/// The global adapter after a round, as references to blobs.
+public struct GlobalAdapter: Codable, Equatable, Sendable {
+    /// 0 is the start.
+    public let round: Int
+    public let blobs: [StoredBlob]
+    /// FLoRA: relative Frobenius error of a truncation in this round, if there was one.
+    public let truncationError: Double?
+
+    public init(round: Int, blobs: [StoredBlob], truncationError: Double? = nil) {
+        self.round = round
+        self.blobs = blobs
+        self.truncationError = truncationError
+    }
+}
+
+/// A blob's name and use.
+public struct StoredBlob: Codable, Equatable, Sendable {
+    public enum Kind: String, Codable, Sendable { case state, frozen, segment }
+    public let digest: Digest
+    public let byteCount: Int
+    public let kind: Kind
+    public let rank: Int
+
+    public init(digest: Digest, byteCount: Int, kind: Kind, rank: Int) {
+        self.digest = digest
+        self.byteCount = byteCount
+        self.kind = kind
+        self.rank = rank
+    }
+
+    public var reference: BlobReference {
+        let wireKind: BlobKind =
+            switch kind {
+            case .state: .state
+            case .frozen: .frozen
+            case .segment: .segment
+            }
+        return BlobReference(digest: digest, byteCount: UInt64(byteCount), kind: wireKind, rank: UInt32(rank))
+    }
+}
+
+/// One client's evaluation of the global adapter after a round.
+public struct EvaluationRecord: Codable, Equatable, Sendable {
+    public let round: Int
+    public let client: String
+    /// Sum of nats over the target tokens.
+    public let lossSum: Double
+    public let targetTokens: Int
+    public let examples: Int
+    /// Nil where exact match is not evaluated.
+    public let exactMatches: Int?
+
+    public init(round: Int, client: String, lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?) {
+        self.round = round
+        self.client = client
+        self.lossSum = lossSum
+        self.targetTokens = targetTokens
+        self.examples = examples
+        self.exactMatches = exactMatches
+    }
+}
+
+/// Bytes as framed, by what they are for.
+public struct Traffic: Codable, Equatable, Sendable {
+    public enum Kind: Sendable { case uplink, downlink, oneTime, control }
+    public var uplink = 0
+    public var downlink = 0
+    public var oneTime = 0
+    public var control = 0
+
+    public init() {}
+
+    public mutating func add(_ bytes: Int, as kind: Kind) {
+        switch kind {
+        case .uplink: uplink += bytes
+        case .downlink: downlink += bytes
+        case .oneTime: oneTime += bytes
+        case .control: control += bytes
+        }
+    }
+}
+
+/// What is known of a round when it closes; evaluations stand apart, for they come later.
+public struct RoundRecord: Codable, Equatable, Sendable {
+    public let round: Int
+    public let attempts: Int
+    /// Ascending by name.
+    public let participants: [String]
+    /// Mean nats per target token over the participants' local steps.
+    public let trainLoss: Double
+    public var traffic: Traffic
+    public let seconds: Double
+
+    public init(round: Int, attempts: Int, participants: [String], trainLoss: Double, traffic: Traffic, seconds: Double) {
+        self.round = round
+        self.attempts = attempts
+        self.participants = participants
+        self.trainLoss = trainLoss
+        self.traffic = traffic
+        self.seconds = seconds
+    }
+}
+
+/// Everything that a coordinator needs to go on where it was, but for the blobs' bytes.
+public struct StoredFederation: Equatable, Sendable {
+    public var runID: String
+    public var plan: FederationPlan
+    public var members: [Member] = []
+    public var attempt: RoundAttempt?
+    public var contributions: [ContributionRecord] = []
+    public var adapters: [GlobalAdapter] = []
+    public var evaluations: [EvaluationRecord] = []
+    public var records: [RoundRecord] = []
+    /// Of the round that is open.
+    public var traffic = Traffic()
+    public var finished = false
+
+    public init(runID: String, plan: FederationPlan) {
+        self.runID = runID
+        self.plan = plan
+    }
+}
+
+/// One thing to store. A list of them is stored as a whole or not at all.
+public enum StoreChange: Sendable {
+    case run(id: String, plan: FederationPlan)
+    case member(Member)
+    case forget(name: String)
+    /// A part of a contribution on its way. One contribution per client is on its way at a time: another digest
+    /// replaces it.
+    case chunk(client: String, digest: Digest, index: Int, bytes: [UInt8])
+    /// The contribution whose chunks have all arrived and were checked: its bytes move from the chunks.
+    case contribution(ContributionRecord, bytes: [UInt8])
+    case discardChunks(client: String)
+    case attempt(RoundAttempt)
+    case blob(StoredBlob, bytes: [UInt8])
+    case adapter(GlobalAdapter)
+    /// The round is closed: these contributions counted, its others did not, and no bytes of theirs are kept.
+    case closeRound(RoundRecord)
+    /// The record's traffic after the final evaluation.
+    case updateRecord(RoundRecord)
+    case evaluation(EvaluationRecord)
+    case traffic(Traffic)
+    case finished
+}
+
+/// Where a federation is kept. Calls come one at a time.
+public protocol FederationStore: AnyObject {
+    /// Nil if nothing was ever stored.
+    func load() throws(Failure) -> StoredFederation?
+    /// Stores all of them or none. When it returns they survive a kill.
+    func apply(_ changes: [StoreChange]) throws(Failure)
+    /// Indices of the chunks of this contribution that have arrived, ascending.
+    func chunkIndices(client: String, digest: Digest) throws(Failure) -> [Int]
+    /// The chunks in order, as one.
+    func assembledChunks(client: String, digest: Digest) throws(Failure) -> [UInt8]
+    /// Bytes of a contribution to the open round.
+    func contributionBytes(round: Int, client: String) throws(Failure) -> [UInt8]
+    /// Nil if there is no such blob.
+    func blobBytes(_ digest: Digest) throws(Failure) -> [UInt8]?
+}

@@ -1,0 +1,45 @@
+/// Whole files: written beside, forced to the disk, then renamed, so that no reader ever sees half of one.
+
+import Glibc
+
+public enum FileWriting {
+    /// Replaces the file at `path`.
+    ///
+    /// - Throws: `Failure(.ioError)` if the disk is full, `Failure(.cannotCreate)` if the folder cannot be written.
+    public static func replace(_ path: String, with bytes: [UInt8]) throws(Failure) {
+        let temporary = path + ".tmp-\(getpid())"
+        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw problem(path, errno) }
+        var code: Int32 = 0
+        bytes.withUnsafeBytes { buffer in
+            var offset = 0
+            while offset < buffer.count {
+                let count = write(descriptor, buffer.baseAddress! + offset, buffer.count - offset)
+                if count < 0 {
+                    if errno == EINTR { continue }
+                    code = errno
+                    return
+                }
+                offset += count
+            }
+        }
+        if code == 0, fsync(descriptor) != 0 { code = errno }
+        if close(descriptor) != 0, code == 0 { code = errno }
+        if code == 0, rename(temporary, path) != 0 { code = errno }
+        if code != 0 {
+            unlink(temporary)
+            throw problem(path, code)
+        }
+    }
+
+    public static func replace(_ path: String, with text: String) throws(Failure) {
+        try replace(path, with: Array(text.utf8))
+    }
+
+    private static func problem(_ path: String, _ code: Int32) -> Failure {
+        if code == ENOSPC || code == EDQUOT {
+            return Failure(.ioError, "\(path) cannot be written: the disk is full; free space and run the same command again")
+        }
+        return Failure(.cannotCreate, "\(path) cannot be written: \(String(cString: strerror(code))); check the folder and its permissions")
+    }
+}

@@ -1,0 +1,103 @@
+/// Many clients and a coordinator in one process: the same cores and messages, a direct call instead of sockets, and a
+/// clock that stands still while anyone works.
+///
+/// Bits are those of a deployed federation on the same partitions, seed and plan. The state is the coordinator's, so
+/// that an interrupted simulation goes on with the contributions it had.
+
+import Adapters
+import Checkpoints
+import ClientCore
+import CoordinatorCore
+import Plan
+import Primitives
+import Wire
+
+/// Carries requests into the service by a call, at a time that moves only when all wait.
+private final class DirectChannel: ClientChannel {
+    let service: CoordinatorService
+    var now: Duration = .zero
+    private var sessions: SeededGenerator
+
+    init(_ service: CoordinatorService, seed: UInt64) {
+        self.service = service
+        sessions = SeededGenerator(seed: seed, purpose: "simulated sessions")
+    }
+
+    func request(_ request: Request, bulk: Bool) throws(Failure) -> Reply {
+        let bytes = try service.handle(request.encoded(), at: now, newSession: sessions.next())
+        do throws(WireError) {
+            return try Reply(decoding: bytes)
+        } catch {
+            throw Failure(.internalError, "the simulated coordinator's reply cannot be read: \(error)")
+        }
+    }
+}
+
+public final class SimulatedFederation {
+    public let service: CoordinatorService
+    private var clients: [FederatedClient] = []
+    private let channel: DirectChannel
+
+    /// The names of `count` simulated clients: `client-000`, ...
+    public static func names(_ count: Int) -> [String] {
+        let width = max(3, String(max(0, count - 1)).utf8.count)
+        return (0..<count).map { index in
+            let digits = String(index)
+            return "client-" + String(repeating: "0", count: width - digits.utf8.count) + digits
+        }
+    }
+
+    /// - Parameters:
+    ///   - plan: with `minimumClients` equal to the number of clients
+    ///   - maximumRanks: each client's `--max-rank`; nil for none
+    ///   - work: each client's engine, in the order of `names`
+    public init(
+        store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, runID: String,
+        maximumRanks: [Int?], kernelPath: String, stopwatch: @escaping () -> Duration,
+        work: (_ name: String, _ index: Int) throws -> any LocalWork
+    ) throws {
+        service = try CoordinatorService(
+            store: store, plan: plan, maps: maps, start: start, newRunID: runID, at: .zero, stopwatch: stopwatch)
+        channel = DirectChannel(service, seed: plan.seed)
+        let shared = SharedBlobs()
+        for (index, name) in Self.names(maximumRanks.count).enumerated() {
+            var secrets = SeededGenerator(seed: plan.seed, purpose: "simulated secret", client: name)
+            let secret = (0..<WireLimits.secretBytes).map { _ in UInt8(truncatingIfNeeded: secrets.next()) }
+            let identity = ClientIdentity(
+                name: name, baseDigest: plan.baseDigest, tokenizerDigest: plan.tokenizerDigest,
+                maximumRank: maximumRanks[index], kernelPath: kernelPath, maps: maps)
+            clients.append(
+                FederatedClient(
+                    identity: identity, channel: channel, storage: MemoryStorage(secret: secret, shared: shared),
+                    work: try work(name, index), nonce: UInt64(index)))
+        }
+    }
+
+    /// Steps every client in turn until the run is finished.
+    ///
+    /// - Parameter observer: told what each client's step did
+    /// - Throws: what a client or the store threw; `Failure(.internalError)` if nobody can go on
+    public func run(_ observer: (_ client: String, ClientEvent) -> Void) throws(Failure) {
+        var idleSweeps = 0
+        while service.federation.phase != .finished {
+            var worked = false
+            for index in clients.indices {
+                if case .worked(let event) = try clients[index].step() {
+                    worked = true
+                    observer(clients[index].identity.name, event)
+                }
+            }
+            try service.tick(at: channel.now)
+            if worked {
+                idleSweeps = 0
+                continue
+            }
+            // Everybody waits: time is what they wait for.
+            channel.now += .milliseconds(500)
+            idleSweeps += 1
+            guard idleSweeps < 10_000 else {
+                throw Failure(.internalError, "no simulated client can go on in round \(service.federation.currentRound)")
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+/// The special tokens that the tokenizer itself puts around a text: "post_processor".
+
+import Primitives
+
+struct TokenTemplate: Sendable, Equatable {
+    var prefix: [Int32] = []
+    var suffix: [Int32] = []
+
+    init() {}
+
+    init(_ part: FilePart?) throws(Failure) {
+        guard let part else { return }
+        let parts = try part.type() == "Sequence" ? part.parts("processors") : [part]
+        var found = false
+        for processor in parts {
+            switch try processor.type() {
+            case "ByteLevel": continue  // moves offsets only
+            case "TemplateProcessing":
+                if found { throw part.unsupported("a second \"TemplateProcessing\"") }
+                found = true
+                try readTemplate(processor)
+            case let type: throw processor.unsupported("the type \"\(type)\"")
+            }
+        }
+    }
+
+    private mutating func readTemplate(_ part: FilePart) throws(Failure) {
+        var isBeforeText = true
+        for element in try part.parts("single") {
+            if let sequence = element.part("Sequence") {
+                guard isBeforeText, try sequence.text("id") == "A" else {
+                    throw element.failure("\"\(part.name).single\" must hold the text, $A, once and nothing else but special tokens")
+                }
+                isBeforeText = false
+            } else {
+                let name = try element.required("SpecialToken").text("id")
+                guard let token = part.part("special_tokens")?.part(name) else {
+                    throw part.failure("\"\(part.name).special_tokens\" lacks \"\(name)\"")
+                }
+                for id in try token.parts("ids") {
+                    let id = try id.tokenID(id.value, "\"\(name)\" in \"\(part.name)\"")
+                    if isBeforeText { prefix.append(id) } else { suffix.append(id) }
+                }
+            }
+        }
+        if isBeforeText { throw part.failure("\"\(part.name).single\" does not hold the text, $A") }
+    }
+}
