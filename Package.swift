@@ -113,6 +113,7 @@ let package = Package(
             ]),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
@@ -125,5 +126,11 @@ let package = Package(
         tests("TidyTests", ["Primitives"]),
         tests("TokenizersTests", ["Primitives", "Tokenizers"]),
         tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests(
+            "TrainingTests",
+            [
+                "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
+            ]),
     ]
 )
