@@ -61,6 +61,7 @@ let package = Package(
 
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
+        library("PlanOptions", ["Primitives", "Plan", argumentParser]),
         library("UpdateCodec", ["Primitives", "Adapters"]),
         library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
@@ -84,14 +85,14 @@ let package = Package(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation", argumentParser,
-                logging,
+                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
+                argumentParser, logging,
             ],
             swiftSettings: strict),
         .executableTarget(
             name: "tributary-coordinator",
             dependencies: [
-                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "CoordinatorCore",
+                "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Wire", "Transport", "CoordinatorCore",
                 "CoordinatorStore", argumentParser, logging, yams,
             ],
             path: "coordinator", swiftSettings: strict),
