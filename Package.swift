@@ -80,27 +80,28 @@ let package = Package(
                 "Training", "Plan", "ClientCore",
             ]),
 
-        // The three programs.
+        // The three programs, and how they start, log, stop and end.
+        library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
-                argumentParser, logging,
+                "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
         .executableTarget(
             name: "tributary-coordinator",
             dependencies: [
                 "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Wire", "Transport", "CoordinatorCore",
-                "CoordinatorStore", argumentParser, logging, yams,
+                "CoordinatorStore", "Programs", argumentParser, logging, yams,
             ],
             path: "coordinator", swiftSettings: strict),
         .executableTarget(
             name: "tributary-client",
             dependencies: [
                 "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", argumentParser, logging,
+                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
