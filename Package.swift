@@ -123,7 +123,6 @@ let package = Package(
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests(
             "TrainingTests",
             [
