@@ -115,6 +115,7 @@ let package = Package(
             ]),
         tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
@@ -124,5 +125,14 @@ let package = Package(
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
+        tests("TidyTests", ["Primitives"]),
+        tests("TokenizersTests", ["Primitives", "Tokenizers"]),
+        tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests(
+            "TrainingTests",
+            [
+                "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
+            ]),
     ]
 )
