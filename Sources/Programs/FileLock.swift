@@ -1,4 +1,6 @@
 /// A file that one process at a time holds; the kernel lets go of it when the process ends, however it ends.
+///
+/// POSIX record locks, because anybody can ask who holds one without taking it.
 
 import Glibc
 import Primitives
@@ -13,11 +15,24 @@ public final class FileLock: Sendable {
         guard descriptor >= 0 else {
             throw Failure(.cannotCreate, "\(path) cannot be created: \(String(cString: strerror(errno))); check the folder and its permissions")
         }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+        var whole = flock()
+        whole.l_type = Int16(F_WRLCK)
+        guard fcntl(descriptor, F_SETLK, &whole) == 0 else {
             close(descriptor)
             throw Failure(.refused, taken)
         }
     }
 
     deinit { close(descriptor) }
+
+    /// The process that holds the lock, or nil.
+    public static func holder(path: String) -> Int? {
+        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { return nil }
+        defer { close(descriptor) }
+        var whole = flock()
+        whole.l_type = Int16(F_WRLCK)
+        guard fcntl(descriptor, F_GETLK, &whole) == 0, whole.l_type != Int16(F_UNLCK) else { return nil }
+        return Int(whole.l_pid)
+    }
 }
