@@ -60,6 +60,7 @@ let package = Package(
 
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
+        library("PlanOptions", ["Primitives", "Plan", argumentParser]),
         library("UpdateCodec", ["Primitives", "Adapters"]),
         library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
@@ -78,27 +79,28 @@ let package = Package(
                 "Training", "Plan", "ClientCore",
             ]),
 
-        // The three programs.
+        // The three programs, and how they start, log, stop and end.
+        library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation", argumentParser,
-                logging,
+                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
+                "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
         .executableTarget(
             name: "tributary-coordinator",
             dependencies: [
-                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "CoordinatorCore",
-                "CoordinatorStore", argumentParser, logging, yams,
+                "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Wire", "Transport", "CoordinatorCore",
+                "CoordinatorStore", "Programs", argumentParser, logging, yams,
             ],
             path: "coordinator", swiftSettings: strict),
         .executableTarget(
             name: "tributary-client",
             dependencies: [
                 "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", argumentParser, logging,
+                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
@@ -112,6 +114,7 @@ let package = Package(
             ]),
         tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
@@ -122,5 +125,13 @@ let package = Package(
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
         tests("TidyTests", ["Primitives"]),
+        tests("TokenizersTests", ["Primitives", "Tokenizers"]),
+        tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests(
+            "TrainingTests",
+            [
+                "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
+            ]),
     ]
 )

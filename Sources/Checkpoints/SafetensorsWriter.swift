@@ -14,6 +14,9 @@ public struct TensorDeclaration: Equatable, Sendable {
         self.dtype = dtype
         self.shape = shape
     }
+
+    /// Bytes of the elements.
+    public var byteCount: Int { shape.reduce(dtype.size, *) }
 }
 
 /// The header comes first, so that every name, type and shape is declared before the first byte; space on the disk is
@@ -137,24 +140,7 @@ public func writeSafetensors(
 }
 
 /// Writes a whole small file: beside its place, made durable, renamed.
-public func writeFile(_ path: String, _ bytes: [UInt8]) throws(Failure) {
-    let temporary = "\(path).tmp-\(getpid())"
-    let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-    guard descriptor >= 0 else { throw Failure(.cannotCreate, "\(path) cannot be written: \(systemMessage(errno))") }
-    do throws(Failure) {
-        defer { close(descriptor) }
-        try bytes.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writeAll(descriptor, bytes, at: 0, path: path) }
-        guard fsync(descriptor) == 0 else { throw writingFailed(path) }
-    } catch {
-        unlink(temporary)
-        throw error
-    }
-    guard rename(temporary, path) == 0 else {
-        let failure = Failure(.cannotCreate, "\(path) cannot be put in place: \(systemMessage(errno))")
-        unlink(temporary)
-        throw failure
-    }
-}
+public func writeFile(_ path: String, _ bytes: [UInt8]) throws(Failure) { try FileWriting.replace(path, with: bytes) }
 
 private func writeAll(_ descriptor: Int32, _ bytes: UnsafeRawBufferPointer, at offset: Int, path: String) throws(Failure) {
     var done = 0

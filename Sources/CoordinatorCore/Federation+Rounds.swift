@@ -82,6 +82,7 @@ extension Federation {
         attempt = opened
         contributions = [:]
         sentChunks = []
+        receivedChunks = []
         phase = .round(deadline: now + .seconds(plan.deadlineSeconds))
         return [.attempt(opened)]
     }

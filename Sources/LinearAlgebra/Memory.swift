@@ -37,7 +37,7 @@ public enum Scratch: Int32, Sendable {
     /// Scores of an attention tile, logits of a chunk.
     case scores
     /// Anything that is not in use together with the two above.
-    case first, second, third, fourth, fifth, sixth
+    case scales, first, second, third, fourth, fifth, sixth
 
     /// At least `count` floats on a 64-byte boundary, valid until the next call for this purpose on this thread.
     public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {

@@ -32,14 +32,8 @@ public final class Tokenizer: Sendable {
 
     /// - Parameter path: what the bytes are called in errors.
     public init(bytes: [UInt8], path: String) throws(Failure) {
-        let json: JSONValue
-        do {
-            json = try JSONValue(parsing: bytes)
-        } catch {
-            throw Failure(.badData, "\(path) is not JSON: \(error.message) at byte \(error.position); is the file complete?")
-        }
-        let root = FilePart(path: path, name: "", value: json)
-        guard json.members != nil else { throw root.failure("a tokenizer must be an object, not \(json.kind)") }
+        let root = try FilePart(reading: bytes, path: path)
+        guard root.value.members != nil else { throw root.failure("a tokenizer must be an object, not \(root.value.kind)") }
         self.path = path
         model = try BytePairModel(root.required("model"))
         normalizers = try Normalizer.read(root.part("normalizer"))

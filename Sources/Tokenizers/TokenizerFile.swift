@@ -10,6 +10,21 @@ struct FilePart {
     let name: String
     let value: JSONValue
 
+    init(path: String, name: String, value: JSONValue) {
+        self.path = path
+        self.name = name
+        self.value = value
+    }
+
+    /// The whole file.
+    init(reading bytes: [UInt8], path: String) throws(Failure) {
+        do {
+            self.init(path: path, name: "", value: try JSONValue(parsing: bytes))
+        } catch {
+            throw Failure(.badData, "\(path) is not JSON: \(error.message) at byte \(error.position); is the file complete?")
+        }
+    }
+
     func failure(_ problem: String) -> Failure { Failure(.badData, "\(path): \(problem)") }
 
     func unsupported(_ what: String) -> Failure {

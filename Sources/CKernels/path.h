@@ -1,0 +1,44 @@
+// How one source becomes three: a body written once over 16-lane vectors is compiled for each instruction set.
+#ifndef TRIBUTARY_PATH_H
+#define TRIBUTARY_PATH_H
+#include "CKernels.h"
+
+#if defined(__x86_64__)
+#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")))
+#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2")))
+#endif
+
+/// Put before a body: it is copied into each of its variants and takes on their instruction set.
+#define BODY static inline __attribute__((always_inline))
+
+// Sixteen lanes: one AVX-512 register, two of AVX2, four of SSE2 or NEON. The lanes and the order of every sum are
+// the same on each, and -ffp-contract=off keeps products and sums apart, so that all variants give the same bits.
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+// The same in memory, at any address.
+typedef f32x16 f32x16_u __attribute__((aligned(1), may_alias));
+typedef u16x16 u16x16_u __attribute__((aligned(1), may_alias));
+typedef i8x16 i8x16_u __attribute__((aligned(1), may_alias));
+#define LOAD(pointer) (*(const f32x16_u *)(pointer))
+#define STORE(pointer, value) (*(f32x16_u *)(pointer) = (value))
+#define SPLAT(value) ((f32x16){} + (float)(value))
+
+/// Defines tributary_NAME(int path, ...) that calls NAME_body(...) compiled for the path.
+#if defined(__x86_64__)
+#define VARIANTS(result, name, parameters, arguments)                                  \
+    TARGET_AVX512 static result name##_avx512 parameters { return name##_body arguments; } \
+    TARGET_AVX2 static result name##_avx2 parameters { return name##_body arguments; }     \
+    static result name##_scalar parameters { return name##_body arguments; }
+#define CHOOSE(name, arguments)                                 \
+    (path == TRIBUTARY_AVX512 ? name##_avx512 arguments         \
+                              : path == TRIBUTARY_AVX2 ? name##_avx2 arguments : name##_scalar arguments)
+#else
+#define VARIANTS(result, name, parameters, arguments) \
+    static result name##_scalar parameters { return name##_body arguments; }
+#define CHOOSE(name, arguments) ((void)path, name##_scalar arguments)
+#endif
+
+#endif
