@@ -127,7 +127,6 @@ let package = Package(
         tests("TidyTests", ["Primitives"]),
         tests("TokenizersTests", ["Primitives", "Tokenizers"]),
         tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests(
             "TrainingTests",
             [
