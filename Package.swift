@@ -100,8 +100,8 @@ let package = Package(
         .executableTarget(
             name: "tributary-client",
             dependencies: [
-                "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
+                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs",
+                argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
@@ -128,7 +128,6 @@ let package = Package(
         tests("TidyTests", ["Primitives"]),
         tests("TokenizersTests", ["Primitives", "Tokenizers"]),
         tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests(
             "TrainingTests",
             [
