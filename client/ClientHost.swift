@@ -13,7 +13,7 @@ final class ClientHost {
     private let logger: Logger
     private let json: Bool
     private var waiting = ""
-    private var run: String?
+    private var runID: String?
 
     init(
         identity: ClientIdentity, channel: ProcessChannel, storage: ClientFolder, work: any LocalWork, logger: Logger, json: Bool
@@ -64,7 +64,7 @@ final class ClientHost {
     private func interruption(_ failure: Failure) -> Failure {
         let place = failure.status == .interrupted && failure.message.hasPrefix("stopped") ? failure.message : "stopped"
         var kept = "this client's place in the run is kept in \(storage.path)"
-        if let run, let (pending, _) = try? storage.pending(run: run) {
+        if let runID, let (pending, _) = try? storage.pending(run: runID) {
             kept = "the contribution to round \(pending.round) is kept in \(storage.path) and will be sent, not trained again"
         }
         return Failure(.interrupted, "\(place): \(kept); the same command goes on")
@@ -79,7 +79,7 @@ final class ClientHost {
     private func log(_ event: ClientEvent) {
         switch event {
         case .joined(let run, let rank, let plan):
-            self.run = run
+            runID = run
             logger.info("joined run \(run): \(plan.strategy.rawValue), rank \(rank), \(plan.rounds) rounds of \(plan.localSteps) steps")
             write(
                 "joined",
