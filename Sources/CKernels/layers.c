@@ -351,15 +351,15 @@ BODY double cross_entropy_body(float *logits, long count, long target, float sca
             exp_lanes(&v, &v);
             if (here == LANES) {
                 sums += v;
-                if (scale > 0) STORE(logits + i, v);
+                if (scale != 0) STORE(logits + i, v);
             } else {
                 for (long j = 0; j < here; j++) rest += v[j];
-                if (scale > 0) store_part(logits + i, here, &v);
+                if (scale != 0) store_part(logits + i, here, &v);
             }
         }
         sum += (double)sum_lanes(&sums) + (double)rest;
     }
-    if (scale > 0) {
+    if (scale != 0) {
         float factor = (float)((double)scale / sum);
         for (long i = 0; i < count; i++) logits[i] *= factor;
         logits[target] -= scale;

@@ -76,7 +76,8 @@ extension Federation {
     /// Stores a contribution whose bytes were checked.
     mutating func accept(_ commit: Commit, bytes: [UInt8], from name: String) -> Decision {
         let record = ContributionRecord(
-            round: Int(commit.round), client: name, digest: commit.digest, trainLoss: commit.trainLoss,
+            round: Int(commit.round), client: name, digest: commit.digest,
+            exampleCount: min(Int(clamping: commit.exampleCount), members[name]?.exampleCount ?? 1), trainLoss: commit.trainLoss,
             targetTokens: Int(clamping: commit.targetTokens), trainSeconds: Double(commit.trainSeconds), counted: nil)
         contributions[name] = record
         var decision = Decision(.committed(Committed(status: .pending, missing: [])))

@@ -101,9 +101,10 @@ public struct ChatTemplate: Equatable, Sendable {
             guard index > lastQuestion, index == messages.count - 1 || !thoughts.isEmpty else {
                 return chatML(message.role, thoughts: nil, content)
             }
+            let answer = String(Substring(content).drop { $0 == "\n" })
             // No thoughts: what the template puts there when thinking is off, which is no part of the answer.
-            if thoughts.isEmpty { return chatML(message.role, thoughts: "<think>\n\n</think>\n\n", content) }
-            return chatML(message.role, thoughts: nil, "<think>\n\(thoughts)\n</think>\n\n\(content)")
+            if thoughts.isEmpty { return chatML(message.role, thoughts: "<think>\n\n</think>\n\n", answer) }
+            return chatML(message.role, thoughts: nil, "<think>\n\(thoughts)\n</think>\n\n\(answer)")
         }
     }
 

@@ -6,6 +6,7 @@ import Datasets
 import LinearAlgebra
 import Model
 import Primitives
+import Quantization
 
 public enum LoRASBStart {
     /// Matrices whose smaller side is at most this get an exact decomposition; larger ones a randomised one.
@@ -137,6 +138,29 @@ public enum LoRASBStart {
             guard progress(approximations.count, specification.maps.count) else { throw stopped }
         }
         return (state, approximations)
+    }
+
+    /// The start from the base that a model holds.
+    public static func fromBase(
+        specification: AdapterSpecification, model: LanguageModel, generator: SeededGenerator,
+        progress: (_ done: Int, _ count: Int) -> Bool = { _, _ in true }
+    ) throws(Failure) -> (state: AdapterState, approximations: [Approximation]) {
+        try fromBase(
+            specification: specification,
+            weight: { (map) throws(Failure) in
+                guard let matrix = model.weight(of: map.name) else { throw Failure(.internalError, "the model has no \(map.name)") }
+                return matrix.decoded()
+            }, generator: generator, progress: progress)
+    }
+
+    /// What the decompositions left out, in one sentence.
+    public static func summary(_ approximations: [Approximation]) -> String {
+        func percent(_ share: Double) -> String { "\((share * 1000).rounded() / 10) %" }
+        let errors = approximations.map(\.relativeError)
+        let random = approximations.count(where: \.isRandomised)
+        return "the start keeps \(approximations.count) matrices at the adapter's rank; their relative error is between "
+            + "\(percent(errors.min() ?? 0)) and \(percent(errors.max() ?? 0))"
+            + (random > 0 ? ", \(random) of them by randomised decomposition" : "")
     }
 
     /// The examples whose gradients make the start: at least one step's and at least 64, or all there are, in the

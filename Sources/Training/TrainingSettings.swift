@@ -28,6 +28,22 @@ public struct TrainingSettings: Sendable, Equatable {
         gradientClip = plan.gradientClip
     }
 
+    /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
+    public func validate(steps: Int, sequenceLength: Int) throws(Failure) {
+        func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
+            guard condition else { throw Failure(.usage, message()) }
+        }
+        try require(steps >= 1, "steps is \(steps): training takes at least 1 step")
+        try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
+        try require(
+            gradientAccumulation >= 1, "gradient-accumulation is \(gradientAccumulation): a step sums at least 1 batch")
+        try require(sequenceLength >= 2, "sequence-length is \(sequenceLength): a target needs a token before it, so at least 2")
+        try require(learningRate.isFinite && learningRate > 0, "learning-rate is \(learningRate): it is a positive number")
+        try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
+        try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
+        try require(warmupSteps >= 0 && warmupSteps < steps, "warmup-steps is \(warmupSteps): it is between 0 and \(steps - 1)")
+    }
+
     public func schedule(totalSteps: Int) -> Schedule {
         Schedule(schedule, peak: learningRate, warmupSteps: warmupSteps, totalSteps: totalSteps)
     }

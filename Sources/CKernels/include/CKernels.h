@@ -96,7 +96,7 @@ void tributary_causal_softmax(int path, float *scores, long stride, long rows, l
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
                                        float scale, const float *normalizer, const float *dot);
 
-/// -log softmax(logits)[target] in nats, in double. With scale > 0 (gradient wanted), logits becomes
+/// -log softmax(logits)[target] in nats, in double. Unless scale is 0 (no gradient wanted), logits becomes
 /// (softmax - onehot(target)) scale.
 double tributary_cross_entropy(int path, float *logits, long count, long target, float scale);
 

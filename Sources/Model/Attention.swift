@@ -1,0 +1,141 @@
+/// Causal attention of grouped heads, a tile of queries at a time: forward and backward.
+///
+/// For one head of one sequence, with queries Q, keys K, values V `[S, d]` and c = 1 / sqrt(d):
+///
+///     P = softmax(c Q K^T, causal)      O  = P V
+///     dV = P^T dO    dP = dO V^T        dS = c P (dP - rowsum(dO O))    dQ = dS K    dK = dS^T Q
+///
+/// Only a tile `[64, S]` of P exists at a time; backward computes it again from each row's log of its sum
+/// (Dao et al. 2022, arXiv:2205.14135, appendix B).
+
+import CKernels
+import LinearAlgebra
+
+struct Attention {
+    let headCount: Int
+    let keyValueHeadCount: Int
+    let headSize: Int
+
+    /// Queries of a tile.
+    private static let tileRows = 64
+
+    var queryWidth: Int { headCount * headSize }
+    var keyWidth: Int { keyValueHeadCount * headSize }
+    private var group: Int { headCount / keyValueHeadCount }
+    private var scale: Float { 1 / Float(headSize).squareRoot() }
+
+    /// Floats from row to row of a tile that has room for `keys` scores: whole vectors.
+    private static func stride(_ keys: Int) -> Int { (keys + 15) / 16 * 16 }
+
+    /// O of every sequence and head.
+    ///
+    /// - Parameters:
+    ///   - queries: `[tokens, headCount headSize]`, rotated
+    ///   - keys, values: `[tokens, keyValueHeadCount headSize]`; of a sequence, its `past` earlier tokens come first
+    ///   - sequences: token ranges of the queries
+    ///   - past: tokens before each sequence's first query that keys and values hold too; 0 in training
+    ///   - output: `[tokens, headCount headSize]`
+    ///   - normalizers: `[headCount, tokens]`, the log of each softmax's sum; nil if backward does not follow
+    func forward(
+        queries: UnsafePointer<Float>, keys: UnsafePointer<Float>, values: UnsafePointer<Float>, tokens: Int,
+        sequences: [Range<Int>], past: Int = 0, output: UnsafeMutablePointer<Float>, normalizers: UnsafeMutablePointer<Float>?
+    ) {
+        let path = KernelPath.active.rawValue
+        let d = headSize
+        Parallel.forEach(count: sequences.count * headCount) { task in
+            let range = sequences[task / headCount]
+            let head = task % headCount
+            let column = head / group * d
+            let k = keys + range.lowerBound * keyWidth + column
+            let v = values + range.lowerBound * keyWidth + column
+            var start = 0
+            while start < range.count {
+                let rows = min(Self.tileRows, range.count - start)
+                let visible = past + start + rows
+                let lead = Self.stride(visible)
+                let scores = Scratch.scores.floats(rows * lead)
+                let q = queries + (range.lowerBound + start) * queryWidth + head * d
+                gemm(transposeB: true, m: rows, n: visible, k: d, q, lda: queryWidth, k, ldb: keyWidth, scores, ldc: lead)
+                tributary_causal_softmax(
+                    path, scores, lead, rows, visible, past + start + 1, scale,
+                    normalizers.map { $0 + head * tokens + range.lowerBound + start })
+                gemm(
+                    m: rows, n: d, k: visible, scores, lda: lead, v, ldb: keyWidth,
+                    output + (range.lowerBound + start) * queryWidth + head * d, ldc: queryWidth)
+                start += rows
+            }
+        }
+    }
+
+    /// Gradients of queries, keys and values from that of the output; no earlier tokens.
+    ///
+    /// - Parameters:
+    ///   - output, normalizers: what forward wrote
+    ///   - outputGradient: dO `[tokens, headCount headSize]`
+    ///   - shares: room for dK and dV of every query head, 2 x `[tokens, headCount headSize]`
+    func backward(
+        queries: UnsafePointer<Float>, keys: UnsafePointer<Float>, values: UnsafePointer<Float>, tokens: Int,
+        sequences: [Range<Int>], output: UnsafePointer<Float>, normalizers: UnsafePointer<Float>,
+        outputGradient: UnsafePointer<Float>, shares: UnsafeMutablePointer<Float>, queryGradient: UnsafeMutablePointer<Float>,
+        keyGradient: UnsafeMutablePointer<Float>, valueGradient: UnsafeMutablePointer<Float>
+    ) {
+        let path = KernelPath.active.rawValue
+        let d = headSize
+        let width = queryWidth
+        let keyShares = shares
+        let valueShares = shares + tokens * width
+        Parallel.forEach(count: sequences.count * headCount) { task in
+            let range = sequences[task / headCount]
+            let head = task % headCount
+            let column = head / group * d
+            let k = keys + range.lowerBound * keyWidth + column
+            let v = values + range.lowerBound * keyWidth + column
+            let dk = keyShares + range.lowerBound * width + head * d
+            let dv = valueShares + range.lowerBound * width + head * d
+            // From the last tile to the first: the last covers every key, so that its product sets what others add to.
+            let tiles = (range.count + Self.tileRows - 1) / Self.tileRows
+            for tile in (0..<tiles).reversed() {
+                let start = tile * Self.tileRows
+                let rows = min(Self.tileRows, range.count - start)
+                let visible = start + rows
+                let lead = Self.stride(visible)
+                let p = Scratch.scores.floats(2 * rows * lead + rows)
+                let ds = p + rows * lead
+                let dots = ds + rows * lead
+                let first = (range.lowerBound + start) * width + head * d
+                gemm(transposeB: true, m: rows, n: visible, k: d, queries + first, lda: width, k, ldb: keyWidth, p, ldc: lead)
+                gemm(transposeB: true, m: rows, n: visible, k: d, outputGradient + first, lda: width, v, ldb: keyWidth, ds, ldc: lead)
+                tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots)
+                tributary_causal_softmax_backward(
+                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start, dots)
+                let beta: Float = tile == tiles - 1 ? 0 : 1
+                gemm(
+                    transposeA: true, m: visible, n: d, k: rows, p, lda: lead, outputGradient + first, ldb: width, beta: beta, dv,
+                    ldc: width)
+                gemm(transposeA: true, m: visible, n: d, k: rows, ds, lda: lead, queries + first, ldb: width, beta: beta, dk, ldc: width)
+                gemm(m: rows, n: d, k: visible, ds, lda: lead, k, ldb: keyWidth, queryGradient + first, ldc: width)
+            }
+        }
+        // A key head's gradient is the sum over the query heads that share it, in their order.
+        forTokens(tokens) { range in
+            for token in range {
+                for head in 0..<headCount {
+                    let from = token * width + head * d
+                    let to = token * keyWidth + head / group * d
+                    if head % group == 0 {
+                        (keyGradient + to).update(from: keyShares + from, count: d)
+                        (valueGradient + to).update(from: valueShares + from, count: d)
+                    } else {
+                        tributary_add(path, keyGradient + to, keyShares + from, d)
+                        tributary_add(path, valueGradient + to, valueShares + from, d)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs `body` over ranges of 64 tokens.
+func forTokens(_ tokens: Int, _ body: (Range<Int>) -> Void) {
+    Parallel.forEach(count: (tokens + 63) / 64) { body(Parallel.range($0, of: tokens, size: 64)) }
+}

@@ -1,0 +1,323 @@
+/// A transformer block: attention and gated part, each behind a norm and beside a residual; forward and backward.
+///
+///     n1 = norm(x)     q, k, v = maps(n1), normed by head in Qwen3, rotated     x' = x  + o(attention(q, k, v))
+///     n2 = norm(x')    g, u    = maps(n2)                                       y  = x' + down(silu(g) u)
+
+import CKernels
+import Checkpoints
+import LinearAlgebra
+
+/// The sizes that every block of a model shares.
+struct BlockShape {
+    let hidden: Int
+    let intermediate: Int
+    let attention: Attention
+    let epsilon: Float
+    /// Floats a token of the branches' u and h.
+    let projectionWidth: Int
+    let hasQueryKeyNorm: Bool
+
+    init(_ configuration: ModelConfiguration, projectionWidth: Int) {
+        hidden = configuration.hiddenSize
+        intermediate = configuration.intermediateSize
+        attention = Attention(
+            headCount: configuration.headCount, keyValueHeadCount: configuration.keyValueHeadCount,
+            headSize: configuration.headSize)
+        epsilon = configuration.rmsNormEpsilon
+        self.projectionWidth = projectionWidth
+        hasQueryKeyNorm = configuration.queryKeyNorm
+    }
+
+    var queryWidth: Int { attention.queryWidth }
+    var keyWidth: Int { attention.keyWidth }
+
+    /// Bytes of a block's record, a token.
+    var recordBytesPerToken: Int { 4 * BlockRecord.floatsPerToken(self) }
+}
+
+/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory.
+final class BlockRecord {
+    private let memory = FloatBuffer()
+    private(set) var queries: UnsafeMutablePointer<Float>
+    private(set) var keys: UnsafeMutablePointer<Float>
+    private(set) var values: UnsafeMutablePointer<Float>
+    /// Queries and keys before their norm (Qwen3), and 1 / rms of each head.
+    private(set) var plainQueries: UnsafeMutablePointer<Float>
+    private(set) var plainKeys: UnsafeMutablePointer<Float>
+    private(set) var queryInverses: UnsafeMutablePointer<Float>
+    private(set) var keyInverses: UnsafeMutablePointer<Float>
+    /// O of attention, and the log of each softmax's sum, `[heads, tokens]`.
+    private(set) var attended: UnsafeMutablePointer<Float>
+    private(set) var normalizers: UnsafeMutablePointer<Float>
+    /// x', and 1 / rms of x and x'.
+    private(set) var middle: UnsafeMutablePointer<Float>
+    private(set) var inputInverses: UnsafeMutablePointer<Float>
+    private(set) var middleInverses: UnsafeMutablePointer<Float>
+    private(set) var gate: UnsafeMutablePointer<Float>
+    private(set) var up: UnsafeMutablePointer<Float>
+    private(set) var projections: UnsafeMutablePointer<Float>
+
+    static func floatsPerToken(_ shape: BlockShape) -> Int { widths(shape).reduce(0, +) }
+
+    private static func widths(_ shape: BlockShape) -> [Int] {
+        let normed = shape.hasQueryKeyNorm ? 1 : 0
+        let (q, k) = (shape.queryWidth, shape.keyWidth)
+        return [
+            q, k, k, normed * q, normed * k, normed * shape.attention.headCount, normed * shape.attention.keyValueHeadCount, q,
+            shape.attention.headCount, shape.hidden, 1, 1, shape.intermediate, shape.intermediate, shape.projectionWidth,
+        ]
+    }
+
+    init() {
+        let start = memory.pointer
+        queries = start
+        keys = start
+        values = start
+        plainQueries = start
+        plainKeys = start
+        queryInverses = start
+        keyInverses = start
+        attended = start
+        normalizers = start
+        middle = start
+        inputInverses = start
+        middleInverses = start
+        gate = start
+        up = start
+        projections = start
+    }
+
+    func reserve(_ shape: BlockShape, tokens: Int) {
+        // Each part on a boundary of 64 bytes.
+        let sizes = Self.widths(shape).map { ($0 * tokens + 15) / 16 * 16 }
+        var next = memory.reserve(sizes.reduce(0, +))
+        func take(_ index: Int) -> UnsafeMutablePointer<Float> {
+            defer { next += sizes[index] }
+            return next
+        }
+        queries = take(0)
+        keys = take(1)
+        values = take(2)
+        plainQueries = take(3)
+        plainKeys = take(4)
+        queryInverses = take(5)
+        keyInverses = take(6)
+        attended = take(7)
+        normalizers = take(8)
+        middle = take(9)
+        inputInverses = take(10)
+        middleInverses = take(11)
+        gate = take(12)
+        up = take(13)
+        projections = take(14)
+    }
+}
+
+/// Memory that blocks use one after another.
+final class BlockWorkspace {
+    /// Normed inputs `[tokens, hidden]`, silu(g) u `[tokens, intermediate]`.
+    let normed = FloatBuffer()
+    let product = FloatBuffer()
+    /// Gradients of the same, and of what attention reads and writes.
+    let normedGradient = FloatBuffer()
+    let productGradient = FloatBuffer()
+    let attendedGradient = FloatBuffer()
+    let queryGradient = FloatBuffer()
+    let keyGradient = FloatBuffer()
+    let valueGradient = FloatBuffer()
+    let shares = FloatBuffer()
+    let projectionGradients = FloatBuffer()
+
+    func reserve(_ shape: BlockShape, tokens: Int, backward: Bool) {
+        normed.reserve(tokens * shape.hidden)
+        product.reserve(tokens * shape.intermediate)
+        guard backward else { return }
+        normedGradient.reserve(tokens * shape.hidden)
+        productGradient.reserve(tokens * shape.intermediate)
+        attendedGradient.reserve(tokens * shape.queryWidth)
+        queryGradient.reserve(tokens * shape.queryWidth)
+        keyGradient.reserve(tokens * shape.keyWidth)
+        valueGradient.reserve(tokens * shape.keyWidth)
+        shares.reserve(2 * tokens * shape.queryWidth)
+        projectionGradients.reserve(max(1, tokens * shape.projectionWidth))
+    }
+}
+
+/// Where each token stands: sequences, positions, and the angles of the positions.
+struct TokenPlaces {
+    let count: Int
+    let sequences: [Range<Int>]
+    let positions: UnsafePointer<Int32>
+    let cosines: UnsafePointer<Float>
+    let sines: UnsafePointer<Float>
+}
+
+struct Block {
+    let shape: BlockShape
+    let layer: LanguageModel.Layer
+    /// q, k, v, o, gate, up, down.
+    let maps: [AdaptedMap]
+
+    private var path: Int32 { KernelPath.active.rawValue }
+
+    private func norm(
+        _ x: UnsafePointer<Float>, _ weights: [Float], tokens: Int, into y: UnsafeMutablePointer<Float>,
+        inverses: UnsafeMutablePointer<Float>
+    ) {
+        let (path, hidden, epsilon) = (path, shape.hidden, shape.epsilon)
+        forTokens(tokens) { range in
+            let first = range.lowerBound * hidden
+            tributary_rms_norm(path, x + first, hidden, weights, range.count, hidden, epsilon, y + first, hidden, inverses + range.lowerBound)
+        }
+    }
+
+    /// q and k of each token, normed by head where the model does so, and rotated.
+    private func place(_ record: BlockRecord, _ places: TokenPlaces) {
+        let (path, d, epsilon) = (path, shape.attention.headSize, shape.epsilon)
+        for (heads, width, normWeights, plain, rotated, inverses) in [
+            (
+                shape.attention.headCount, shape.queryWidth, layer.queryNorm, record.plainQueries, record.queries,
+                record.queryInverses
+            ),
+            (shape.attention.keyValueHeadCount, shape.keyWidth, layer.keyNorm, record.plainKeys, record.keys, record.keyInverses),
+        ] {
+            forTokens(places.count) { range in
+                let first = range.lowerBound * width
+                if let normWeights {
+                    tributary_rms_norm(
+                        path, plain + first, d, normWeights, range.count * heads, d, epsilon, rotated + first, d,
+                        inverses + range.lowerBound * heads)
+                }
+                tributary_rotate(
+                    path, rotated + first, width, range.count, heads, d, places.cosines, places.sines,
+                    places.positions + range.lowerBound, 1)
+            }
+        }
+    }
+
+    /// silu(g) u.
+    private func gated(_ record: BlockRecord, tokens: Int, into product: UnsafeMutablePointer<Float>) {
+        let (path, width) = (path, shape.intermediate)
+        forTokens(tokens) { range in
+            let first = range.lowerBound * width
+            tributary_swiglu(path, record.gate + first, record.up + first, range.count * width, product + first)
+        }
+    }
+
+    /// y `[tokens, hidden]` from x; `record` and `workspace` have room for the tokens.
+    ///
+    /// - Parameter cache: keys and values of earlier tokens of the only sequence; the new ones are added
+    func forward(
+        _ x: UnsafePointer<Float>, _ places: TokenPlaces, record: BlockRecord, workspace: BlockWorkspace,
+        cache: KeyValueCache? = nil, into y: UnsafeMutablePointer<Float>
+    ) {
+        let tokens = places.count
+        let normed = workspace.normed.pointer
+        norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
+        LinearMaps.forward(
+            Array(maps[0..<3]), tokens: tokens, x: normed, projections: record.projections,
+            into: [
+                shape.hasQueryKeyNorm ? record.plainQueries : record.queries, shape.hasQueryKeyNorm ? record.plainKeys : record.keys,
+                record.values,
+            ])
+        place(record, places)
+        if let cache {
+            let past = cache.count
+            cache.append(keys: record.keys, values: record.values, tokens: tokens)
+            shape.attention.forward(
+                queries: record.queries, keys: cache.keys.pointer, values: cache.values.pointer, tokens: tokens,
+                sequences: [0..<tokens], past: past, output: record.attended, normalizers: nil)
+        } else {
+            shape.attention.forward(
+                queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
+                output: record.attended, normalizers: record.normalizers)
+        }
+        LinearMaps.forward(
+            [maps[3]], tokens: tokens, x: record.attended, residual: x, projections: record.projections, into: [record.middle])
+        norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
+        LinearMaps.forward(
+            Array(maps[4..<6]), tokens: tokens, x: normed, projections: record.projections, into: [record.gate, record.up])
+        gated(record, tokens: tokens, into: workspace.product.pointer)
+        LinearMaps.forward(
+            [maps[6]], tokens: tokens, x: workspace.product.pointer, residual: record.middle, projections: record.projections,
+            into: [y])
+    }
+
+    /// Turns dy in `residualGradient` into dx, and adds to the gradients of trained tensors.
+    ///
+    /// The record's gate and up become their gradients.
+    /// - Parameters:
+    ///   - x: the block's input, as in forward
+    ///   - needsInput: whether anything below is trained; if not, dx is not computed
+    ///   - dense: dW of some maps, by their place in the block
+    func backward(
+        _ x: UnsafePointer<Float>, _ places: TokenPlaces, record: BlockRecord, workspace: BlockWorkspace,
+        residualGradient: UnsafeMutablePointer<Float>, needsInput: Bool, gradient: UnsafeMutablePointer<Float>?,
+        dense: [Int: UnsafeMutablePointer<Float>]
+    ) {
+        let tokens = places.count
+        let (path, hidden, intermediate) = (path, shape.hidden, shape.intermediate)
+        let normed = workspace.normed.pointer
+        let normedGradient = workspace.normedGradient.pointer
+        func backward(
+            _ range: Range<Int>, x: UnsafePointer<Float>, dy: [UnsafePointer<Float>], dx: UnsafeMutablePointer<Float>?
+        ) {
+            LinearMaps.backward(
+                Array(maps[range]), tokens: tokens, x: x, projections: record.projections, dy: dy,
+                projectionGradients: workspace.projectionGradients.pointer, dx: dx, gradient: gradient,
+                dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } })
+        }
+        func addNormGradient(_ x: UnsafePointer<Float>, _ weights: [Float], _ inverses: UnsafePointer<Float>) {
+            forTokens(tokens) { range in
+                let first = range.lowerBound * hidden
+                tributary_rms_norm_backward(
+                    path, x + first, hidden, weights, inverses + range.lowerBound, normedGradient + first, hidden, range.count, hidden,
+                    residualGradient + first, hidden, 1)
+            }
+        }
+
+        gated(record, tokens: tokens, into: workspace.product.pointer)
+        let productGradient = workspace.productGradient.pointer
+        backward(6..<7, x: workspace.product.pointer, dy: [residualGradient], dx: productGradient)
+        forTokens(tokens) { range in
+            let first = range.lowerBound * intermediate
+            tributary_swiglu_backward(path, record.gate + first, record.up + first, productGradient + first, range.count * intermediate)
+        }
+        norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
+        backward(4..<6, x: normed, dy: [record.gate, record.up], dx: normedGradient)
+        addNormGradient(record.middle, layer.gatedNorm, record.middleInverses)
+
+        backward(3..<4, x: record.attended, dy: [residualGradient], dx: workspace.attendedGradient.pointer)
+        let queryGradient = workspace.queryGradient.pointer
+        let keyGradient = workspace.keyGradient.pointer
+        shape.attention.backward(
+            queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
+            output: record.attended, normalizers: record.normalizers, outputGradient: workspace.attendedGradient.pointer,
+            shares: workspace.shares.pointer, queryGradient: queryGradient, keyGradient: keyGradient,
+            valueGradient: workspace.valueGradient.pointer)
+        let d = shape.attention.headSize
+        for (heads, width, normWeights, plain, inverses, target) in [
+            (shape.attention.headCount, shape.queryWidth, layer.queryNorm, record.plainQueries, record.queryInverses, queryGradient),
+            (
+                shape.attention.keyValueHeadCount, shape.keyWidth, layer.keyNorm, record.plainKeys, record.keyInverses,
+                keyGradient
+            ),
+        ] {
+            forTokens(tokens) { range in
+                let first = range.lowerBound * width
+                tributary_rotate(
+                    path, target + first, width, range.count, heads, d, places.cosines, places.sines,
+                    places.positions + range.lowerBound, -1)
+                if let normWeights {
+                    tributary_rms_norm_backward(
+                        path, plain + first, d, normWeights, inverses + range.lowerBound * heads, target + first, d,
+                        range.count * heads, d, target + first, d, 0)
+                }
+            }
+        }
+        norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
+        backward(
+            0..<3, x: normed, dy: [queryGradient, keyGradient, workspace.valueGradient.pointer], dx: needsInput ? normedGradient : nil)
+        if needsInput { addNormGradient(x, layer.attentionNorm, record.inputInverses) }
+    }
+}

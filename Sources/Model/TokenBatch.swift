@@ -1,0 +1,63 @@
+/// Sequences of tokens, one after another without padding.
+
+import Primitives
+
+public struct TokenBatch: Sendable, Equatable {
+    /// Tokens of all sequences.
+    public var tokens: [Int32]
+    /// Where each sequence begins, and at the end the number of tokens: one more entry than sequences.
+    public var starts: [Int]
+    /// `targets[t]`: token t is predicted from the ones before it in its sequence, and its loss counts. A sequence's
+    /// first token is never predicted, whatever stands here.
+    public var targets: [Bool]
+
+    public init(tokens: [Int32], starts: [Int], targets: [Bool]) {
+        precondition(tokens.count == targets.count, "\(tokens.count) tokens and \(targets.count) targets")
+        precondition(
+            starts.first == 0 && starts.last == tokens.count && zip(starts, starts.dropFirst()).allSatisfy { $0 <= $1 },
+            "starts must rise from 0 to the number of tokens")
+        self.tokens = tokens
+        self.starts = starts
+        self.targets = targets
+    }
+
+    public var sequenceCount: Int { starts.count - 1 }
+
+    func sequence(_ index: Int) -> Range<Int> { starts[index]..<starts[index + 1] }
+
+    /// Tokens whose successor counts as a target, in order: the rows of hidden states that the head needs.
+    var predictors: [Int] {
+        var rows: [Int] = []
+        for index in 0..<sequenceCount {
+            for token in sequence(index).dropFirst() where targets[token] { rows.append(token - 1) }
+        }
+        return rows
+    }
+
+    /// Position of each token within its sequence.
+    var positions: [Int32] {
+        var positions = [Int32](repeating: 0, count: tokens.count)
+        for index in 0..<sequenceCount {
+            let range = sequence(index)
+            for token in range { positions[token] = Int32(token - range.lowerBound) }
+        }
+        return positions
+    }
+
+    var longestSequence: Int { (0..<sequenceCount).map { sequence($0).count }.max() ?? 0 }
+}
+
+/// Refuses tokens outside the vocabulary.
+func checkTokens(_ tokens: some Collection<Int32>, vocabulary: Int) throws(Failure) {
+    guard let token = tokens.first(where: { $0 < 0 || Int($0) >= vocabulary }) else { return }
+    throw Failure(
+        .badData,
+        "token \(token) is outside the model's vocabulary of \(vocabulary): the tokenizer does not belong to this model")
+}
+
+/// Refuses sequences beyond the model's positions.
+func checkLength(_ count: Int, maximum: Int) throws(Failure) {
+    guard count > maximum else { return }
+    throw Failure(
+        .badData, "a sequence has \(count) tokens, but the model has only \(maximum) positions; use a smaller sequence length")
+}

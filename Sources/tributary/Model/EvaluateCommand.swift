@@ -1,0 +1,64 @@
+/// `tributary model eval`: loss, perplexity and exact match of a model on a data file.
+
+import ArgumentParser
+import Checkpoints
+import Datasets
+import Model
+import Primitives
+import Training
+
+struct EvaluateCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "eval", abstract: "Measure loss, perplexity and exact match on a data file.")
+
+    @OptionGroup var base: ModelOptions
+    @Option(name: .long, help: ArgumentHelp("Folder of a PEFT adapter.", valueName: "dir")) var adapter: String?
+    @Option(name: .long, help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
+    var data: String
+    @Option(name: .long, help: ArgumentHelp("Let the model write each completion in at most this many tokens.", valueName: "n"))
+    var exactMatch: Int?
+    @Option(name: .long, help: ArgumentHelp("Compare only what follows this text, such as \"####\".", valueName: "text"))
+    var exactMatchMarker = ""
+    @Option(name: .long, help: ArgumentHelp("Only the first so many examples.", valueName: "n")) var limit: Int?
+    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name")) var chatTemplate: String?
+    @OptionGroup var result: OutputOptions
+
+    func run() throws {
+        Interrupt.watch()
+        try require((exactMatch ?? 1) >= 1, "exact-match is \(exactMatch ?? 0): it is a number of new tokens, at least 1")
+        try require((limit ?? 1) >= 1, "limit is \(limit ?? 0): it is at least 1")
+        let (checkpoint, language) = try base.load()
+        let model = try AdaptedModel(model: language, weights: try adapterWeights(adapter, language))
+        let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
+        let positions = checkpoint.configuration.maximumPositions
+        let encoded = try text.examples(path: data, sequenceLength: positions)
+        writeError(dataNotes(cut: encoded.cutCount, dropped: encoded.droppedCount, sequenceLength: positions))
+        let examples = Array(encoded.examples.prefix(limit ?? .max))
+        var line = ProgressLine()
+        let outcome = try Evaluation.evaluate(
+            model: model, examples: examples, exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
+            tokenizer: text.tokenizer, endTokens: text.endTokens
+        ) { done, count in
+            let isWriting = done > examples.count
+            line.show(
+                done: done, of: count,
+                isWriting ? "writing completion \(done - examples.count) of \(examples.count)" : "evaluated \(done) of \(examples.count) examples")
+            return !Interrupt.isRequested
+        }
+        line.finish()
+        result.write([
+            ("loss", real(outcome.loss)), ("perplexity", real(outcome.perplexity)), ("target_tokens", .integer(outcome.targetTokens)),
+            ("examples", .integer(outcome.examples)), ("exact_match", outcome.exactMatch.map(real) ?? .null),
+            ("cut", .integer(encoded.cutCount)), ("dropped", .integer(encoded.droppedCount)), ("seconds", real(line.seconds)),
+        ]) {
+            """
+            loss           \(fixed(outcome.loss, 5)) nats per target token
+            perplexity     \(fixed(outcome.perplexity, 3))
+            target tokens  \(outcome.targetTokens)
+            examples       \(outcome.examples)
+            exact match    \(outcome.exactMatches.map { "\($0) of \(outcome.examples), \(fixed(100 * (outcome.exactMatch ?? 0), 1)) %" } ?? "not measured (--exact-match N)")
+
+            """
+        }
+    }
+}

@@ -1,0 +1,77 @@
+/// `tributary model inspect DIR`.
+
+import ArgumentParser
+import Checkpoints
+import Primitives
+import Tokenizers
+import Training
+
+struct InspectCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "inspect", abstract: "Check a model folder, and say what is in it.")
+
+    @Argument(help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir"))
+    var folder: String
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let checkpoint = try CheckpointFolder(path: folder)
+        let configuration = checkpoint.configuration
+        let digest = try checkpoint.baseDigest(cache: cacheFolder())
+        var bytes = 0
+        var types: [String: Int] = [:]
+        for name in checkpoint.tensorNames {
+            let tensor = try checkpoint.tensor(name)
+            bytes += tensor.range.count
+            types[tensor.dtype.rawValue, default: 0] += 1
+        }
+        let mapParameters = configuration.linearMaps.reduce(0) { $0 + $1.outputs * $1.inputs }
+        var tokenizerText = "none (tokenizer.json is missing)"
+        var tokenizer: JSONValue = .null
+        if fileExists(checkpoint.path + "/tokenizer.json") {
+            let text = try ModelText(checkpoint: checkpoint)
+            let tokenizerDigest = try checkpoint.tokenizerDigest()
+            tokenizerText =
+                "\(text.tokenizer.vocabularySize) tokens, end token \(text.endToken), digest \(tokenizerDigest.short)"
+            tokenizer = .object([
+                .init("vocabulary", .integer(text.tokenizer.vocabularySize)), .init("end_token", .integer(Int(text.endToken))),
+                .init("digest", .string(tokenizerDigest.description)),
+            ])
+        }
+        var modules: [(name: String, outputs: Int, inputs: Int)] = []
+        for map in configuration.linearMaps where !modules.contains(where: { $0.name == map.moduleName }) {
+            modules.append((map.moduleName, map.outputs, map.inputs))
+        }
+        let stored = types.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
+        let form = configuration.quantization.map { "bitsandbytes \($0.type)" } ?? "dense"
+        output.write([
+            ("model", .string(absolutePath(checkpoint.path))), ("architecture", .string(configuration.architecture.rawValue)),
+            ("parameters", .integer(checkpoint.parameterCount)), ("layers", .integer(configuration.layerCount)),
+            ("hidden_size", .integer(configuration.hiddenSize)), ("intermediate_size", .integer(configuration.intermediateSize)),
+            ("heads", .integer(configuration.headCount)), ("key_value_heads", .integer(configuration.keyValueHeadCount)),
+            ("head_size", .integer(configuration.headSize)), ("vocabulary", .integer(configuration.vocabularySize)),
+            ("positions", .integer(configuration.maximumPositions)), ("tied_head", .boolean(configuration.tieWordEmbeddings)),
+            ("form", .string(form)), ("bytes", .integer(bytes)), ("files", .integer(checkpoint.weightFiles.count)),
+            ("base_digest", .string(digest.description)), ("tokenizer", tokenizer),
+            (
+                "target_modules",
+                .object(modules.map { .init($0.name, .array([.integer($0.outputs), .integer($0.inputs)])) })
+            ),
+        ]) {
+            let dense = checkpoint.parameterCount - mapParameters
+            let nf4 = Double(mapParameters) * 4.127 / 8
+            return """
+                model         \(absolutePath(checkpoint.path))
+                architecture  \(configuration.architecture.rawValue), \(configuration.layerCount) layers, hidden \(configuration.hiddenSize), intermediate \(configuration.intermediateSize)
+                attention     \(configuration.headCount) heads over \(configuration.keyValueHeadCount) key-value heads of \(configuration.headSize), \(configuration.maximumPositions) positions
+                parameters    \(checkpoint.parameterCount), of which \(mapParameters) in the blocks' linear maps; head \(configuration.tieWordEmbeddings ? "tied" : "untied")
+                stored        \(form), \(stored) tensors, \(byteText(bytes)) in \(checkpoint.weightFiles.count) file\(checkpoint.weightFiles.count == 1 ? "" : "s")
+                linear maps   \(modules.map { "\($0.name) \($0.outputs)x\($0.inputs)" }.joined(separator: ", "))
+                tokenizer     \(tokenizerText)
+                base digest   \(digest)
+                weights held  \(byteText(4 * mapParameters)) with --quantize none, \(byteText(mapParameters * 17 / 16)) int8, \(byteText(Int(nf4))) nf4; embedding and norms \(byteText(bytes * dense / max(1, checkpoint.parameterCount))) or less
+
+                """
+        }
+    }
+}

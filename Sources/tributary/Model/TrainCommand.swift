@@ -1,0 +1,144 @@
+/// `tributary model train`: an adapter from a data file, on this machine alone.
+
+import Adapters
+import ArgumentParser
+import Checkpoints
+import Datasets
+import Model
+import Plan
+import Primitives
+import Training
+
+struct TrainCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "train", abstract: "Train an adapter on a data file, and write it in PEFT's format.")
+
+    @OptionGroup var base: ModelOptions
+    @Option(name: .long, help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
+    var data: String
+    @Option(name: .long, help: ArgumentHelp("Folder for the adapter.", valueName: "dir"))
+    var output: String
+    @Option(name: .long, help: "Optimizer steps.") var steps: Int
+    @Option(name: .long, help: "Examples of a batch.") var batchSize = 8
+    @Option(name: .long, help: "Batches of a step.") var gradientAccumulation = 1
+    @Option(name: .long, help: "Longer examples are cut on the right.") var sequenceLength = 512
+    @Option(name: .long, help: "Peak of the schedule.") var learningRate = 2e-4
+    @Option(name: .long, help: "constant, linear or cosine.") var schedule = "constant"
+    @Option(name: .long, help: "Steps in which the rate rises.") var warmupSteps = 0
+    @Option(name: .long, help: "adamw or sgd.") var optimizer = "adamw"
+    @Option(name: .long, help: "Decoupled weight decay.") var weightDecay = 0.0
+    @Option(name: .long, help: "Largest norm of a step's gradient; 0 is no limit.") var gradientClip = 1.0
+    @Option(name: .long, help: "lora, ffa-lora (A frozen) or lora-sb (only R trained).") var adapter = "lora"
+    @Option(name: .long, help: "Rank of the adapter.") var rank = 16
+    @Option(name: .long, help: "The scale is alpha / rank; twice the rank by default.") var alpha: Double?
+    @Flag(name: .long, help: "The scale is alpha / sqrt(rank).") var rankStabilized = false
+    @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names")) var targetModules = "all-linear"
+    @Option(name: .long, help: "LoRA-SB's start: gradient or xs.") var start = "gradient"
+    @Option(name: .long, help: ArgumentHelp("Go on from this adapter.", valueName: "dir")) var initAdapter: String?
+    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name")) var chatTemplate: String?
+    @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
+    @OptionGroup var result: OutputOptions
+
+    func run() throws {
+        Interrupt.watch()
+        var settings = TrainingSettings()
+        settings.batchSize = batchSize
+        settings.gradientAccumulation = gradientAccumulation
+        settings.learningRate = learningRate
+        settings.schedule = try choice("--schedule", schedule, ScheduleName.self)
+        settings.warmupSteps = warmupSteps
+        settings.optimizer = try choice("--optimizer", optimizer, OptimizerName.self)
+        settings.weightDecay = weightDecay
+        settings.gradientClip = gradientClip
+        try settings.validate(steps: steps, sequenceLength: sequenceLength)
+        let method = try choice("--adapter", adapter, AdapterMethod.self)
+        let startName = try choice("--start", start, StartName.self)
+        try require(method != .loraSB || alpha == nil, "--alpha is not used by lora-sb, whose scale is 1: leave it out")
+        try require(
+            method != .loraSB || initAdapter == nil, "--init-adapter is not used by lora-sb, whose frozen factors come from its own start: leave it out")
+        try checkReplaceable(output, replacing: PEFTAdapter.isOurs)
+
+        let checkpoint = try CheckpointFolder(path: base.model)
+        let maps = checkpoint.configuration.linearMaps
+        let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
+        let specification = try AdapterSpecification(
+            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized)
+        let initial = try initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
+        let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
+        let positions = checkpoint.configuration.maximumPositions
+        try require(
+            sequenceLength <= positions, "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
+        let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
+        writeError(dataNotes(cut: encoded.cutCount, dropped: encoded.droppedCount, sequenceLength: sequenceLength))
+
+        let (_, language) = try base.load()
+        var draws = SeededGenerator(seed: seed, purpose: "lora-a")
+        var weights = specification.initialWeights(&draws)
+        if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
+        let model = try AdaptedModel(model: language, weights: weights)
+        if method == .loraSB {
+            weights = try startLoRASB(startName, model, specification, encoded.examples, settings)
+            try model.load(weights)
+        }
+        let count = weights.trained.values.count
+        writeError(
+            "training \(count) values on \(encoded.examples.count) examples for \(steps) steps of \(batchSize * gradientAccumulation)\n")
+        var line = ProgressLine()
+        let outcome = try LocalTrainer.train(
+            model: model, examples: encoded.examples, settings: settings, stepRange: 0..<steps, totalSteps: steps,
+            generator: SeededGenerator(seed: seed, purpose: "batches")
+        ) { progress in
+            line.show(
+                done: progress.done, of: progress.count,
+                "step \(progress.done) of \(progress.count), loss \(fixed(progress.loss, 4)), \(fixed(progress.tokensPerSecond, 0)) tokens/s")
+            return !Interrupt.isRequested
+        }
+        line.finish()
+        try PEFTAdapter(entries: exportedFactors(weights: outcome.weights), baseModel: absolutePath(checkpoint.path))
+            .write(folder: output, maps: maps)
+        if outcome.steps < steps {
+            throw Failure(
+                .interrupted,
+                "stopped after step \(outcome.steps) of \(steps); \(output) holds the adapter as it was then, and --init-adapter \(output) goes on from it")
+        }
+        let seconds = line.seconds
+        result.write([
+            ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
+            ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
+            ("target_tokens", .integer(outcome.targetTokens)), ("trained_parameters", .integer(count)), ("cut", .integer(encoded.cutCount)),
+            ("dropped", .integer(encoded.droppedCount)), ("seconds", real(seconds)),
+            ("tokens_per_second", real(Double(outcome.tokens) / max(seconds, 1e-9))), ("peak_gib", real(peakGiB())),
+        ]) {
+            """
+            \(output): \(steps) steps in \(duration(seconds)), loss \(fixed(outcome.losses.first ?? 0, 4)) -> \(fixed(outcome.losses.last ?? 0, 4)), \(fixed(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
+            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)
+
+            """
+        }
+    }
+
+    private func startLoRASB(
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example], _ settings: TrainingSettings
+    ) throws(Failure) -> AdapterWeights {
+        var line = ProgressLine()
+        let report = { (done: Int, count: Int) -> Bool in
+            line.show(done: done, of: count, "starting lora-sb: \(done) of \(count) linear maps")
+            return !Interrupt.isRequested
+        }
+        let draws = SeededGenerator(seed: seed, purpose: "start")
+        let made: (state: AdapterState, approximations: [LoRASBStart.Approximation])
+        switch name {
+        case .gradient:
+            made = try LoRASBStart.fromGradient(
+                model: model, specification: specification,
+                examples: LoRASBStart.examples(examples, stepSize: batchSize * gradientAccumulation, generator: draws),
+                batchSize: batchSize, learningRate: settings.learningRate, generator: draws, progress: report)
+        case .xs:
+            made = try LoRASBStart.fromBase(
+                specification: specification, model: model.model, generator: draws, progress: report)
+        }
+        line.finish()
+        writeError(LoRASBStart.summary(made.approximations) + "\n")
+        return LoRASBStart.weights(made.state, specification: specification)
+    }
+}
