@@ -99,8 +99,8 @@ let package = Package(
         .executableTarget(
             name: "tributary-client",
             dependencies: [
-                "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
+                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs",
+                argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
