@@ -9,7 +9,6 @@ let strict: [SwiftSetting] = [
 ]
 
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
-let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
@@ -33,21 +32,21 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
-        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
         .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
     ],
     targets: [
         // What everything stands on.
-        library("Primitives", [crypto]),
+        .target(name: "CHash", cSettings: [.unsafeFlags(["-O3"])]),
+        library("Primitives", ["CHash"]),
         .target(name: "CKernels", cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off"])]),
         .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
         .systemLibrary(name: "CNNG", providers: [.apt(["libnng-dev"])]),
 
         // Numbers: matrices, files of weights, quantized formats, adapters as data.
         library("LinearAlgebra", ["Primitives", "CKernels", "COpenBLAS"]),
-        library("Checkpoints", ["Primitives", crypto]),
+        library("Checkpoints", ["Primitives"]),
         library("Quantization", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints"]),
         library("Adapters", ["Primitives", "Checkpoints"]),
 
@@ -61,6 +60,7 @@ let package = Package(
 
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
+        library("PlanOptions", ["Primitives", "Plan", argumentParser]),
         library("UpdateCodec", ["Primitives", "Adapters"]),
         library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
@@ -79,27 +79,28 @@ let package = Package(
                 "Training", "Plan", "ClientCore",
             ]),
 
-        // The three programs.
+        // The three programs, and how they start, log, stop and end.
+        library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(
             name: "tributary",
             dependencies: [
                 "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation", argumentParser,
-                logging,
+                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
+                "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
         .executableTarget(
             name: "tributary-coordinator",
             dependencies: [
-                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "CoordinatorCore",
-                "CoordinatorStore", argumentParser, logging, yams,
+                "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Wire", "Transport", "CoordinatorCore",
+                "CoordinatorStore", "Programs", argumentParser, logging, yams,
             ],
             path: "coordinator", swiftSettings: strict),
         .executableTarget(
             name: "tributary-client",
             dependencies: [
                 "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", argumentParser, logging,
+                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
@@ -111,9 +112,11 @@ let package = Package(
                 "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
                 "ClientCore", "Simulation",
             ]),
-        tests("PrimitivesTests", ["Primitives", "Adapters", "Plan", "Checkpoints"]),
+        tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests(
+            "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
@@ -123,6 +126,9 @@ let package = Package(
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "Transport", yams]),
+        tests("TidyTests", ["Primitives"]),
+        tests("TokenizersTests", ["Primitives", "Tokenizers"]),
+        tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
         tests(
             "TrainingTests",
             [

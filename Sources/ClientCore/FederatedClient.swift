@@ -97,6 +97,9 @@ public struct FederatedClient {
             case .refusal(let refusal) where refusal.code == .unknownSession:
                 joined = nil
                 return .worked(.rejoining(reason: refusal.message))
+            case .refusal(let refusal) where refusal.code == .runFinished:
+                // This client was away when the run ended, or the coordinator was: the same end as being told.
+                return .finished(reason: refusal.message)
             case .refusal(let refusal):
                 if let milliseconds = refusal.retryAfterMilliseconds {
                     return .wait(milliseconds: Int(milliseconds), reason: refusal.message)

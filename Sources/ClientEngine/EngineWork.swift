@@ -1,1 +1,139 @@
-// Client engine.
+/// The engine as a client's work: its data, and training and evaluating on the shared base.
+
+import Adapters
+import Checkpoints
+import ClientCore
+import Datasets
+import Model
+import Plan
+import Primitives
+import Training
+
+/// What the engine is doing, for whoever shows progress.
+public enum EngineProgress: Sendable {
+    case training(client: String, round: Int, TrainingProgress)
+    case evaluating(client: String, done: Int, count: Int)
+    case starting(done: Int, count: Int)
+}
+
+public final class EngineWork: LocalWork {
+    private let base: EngineBase
+    private let records: [Record]
+    private let evaluationRecords: [Record]?
+    private let name: String
+    private var training: EncodedData
+    private var evaluation: EncodedData?
+    /// Shows progress; false means that the user wants to stop.
+    private let progress: (EngineProgress) -> Bool
+
+    /// Reads nothing: the records are there. Refuses a data set without a usable example.
+    public init(
+        name: String, base: EngineBase, records: [Record], evaluationRecords: [Record]?,
+        progress: @escaping (EngineProgress) -> Bool
+    ) throws(Failure) {
+        self.name = name
+        self.base = base
+        self.records = records
+        self.evaluationRecords = evaluationRecords
+        self.progress = progress
+        let positions = base.checkpoint.configuration.maximumPositions
+        training = try base.text.examples(records, sequenceLength: positions)
+        guard !training.examples.isEmpty else {
+            throw Failure(.badData, "the training data of \(name) has no example with a target token: add a completion to its records")
+        }
+        evaluation = try evaluationRecords.map { (records) throws(Failure) in
+            try base.text.examples(records, sequenceLength: positions)
+        }
+    }
+
+    /// Examples that were cut and that were dropped at the plan's sequence length.
+    public var cutAndDropped: (cut: Int, dropped: Int) { (training.cutCount, training.droppedCount) }
+
+    public var exampleCount: Int { training.examples.count }
+    public var hasEvaluationData: Bool { evaluation != nil }
+
+    public func prepare(for plan: FederationPlan, rank: Int) throws(Failure) {
+        let positions = base.checkpoint.configuration.maximumPositions
+        guard plan.sequenceLength <= positions else {
+            throw Failure(
+                .usage, "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
+        }
+        training = try base.text.examples(records, sequenceLength: plan.sequenceLength)
+        guard !training.examples.isEmpty else {
+            throw Failure(
+                .badData,
+                "no example of \(name) has a target left at the plan's sequence length of \(plan.sequenceLength): raise --sequence-length")
+        }
+    }
+
+    public func train(
+        _ assignment: TrainingAssignment, progress heartbeat: (Int, Int) -> WorkInterruption?
+    ) throws(WorkInterruption) -> TrainedResult {
+        let plan = assignment.plan
+        var interruption: WorkInterruption?
+        let clock = ContinuousClock()
+        let began = clock.now
+        let outcome: TrainingOutcome
+        do throws(Failure) {
+            let model = try base.model(assignment.weights, form: plan.quantize)
+            outcome = try LocalTrainer.train(
+                model: model, examples: training.examples, settings: TrainingSettings(plan),
+                stepRange: plan.steps(ofRound: assignment.round), totalSteps: plan.totalSteps,
+                generator: SeededGenerator(
+                    seed: plan.seed, purpose: "batches", round: assignment.round, attempt: assignment.attempt,
+                    client: assignment.client)
+            ) { step in
+                if !progress(.training(client: name, round: assignment.round, step)) {
+                    interruption = .failed(stopped("the training of round \(assignment.round)"))
+                    return false
+                }
+                interruption = heartbeat(step.done, step.count)
+                return interruption == nil
+            }
+        } catch {
+            throw .failed(error)
+        }
+        if let interruption { throw interruption }
+        return TrainedResult(
+            state: outcome.weights.trained, trainLoss: outcome.meanLoss, targetTokens: outcome.targetTokens,
+            seconds: (clock.now - began) / .seconds(1))
+    }
+
+    public func evaluate(_ weights: AdapterWeights, plan: FederationPlan) throws(Failure) -> EvaluationResult {
+        guard let evaluation else { throw Failure(.internalError, "\(name) has no evaluation data") }
+        let exactMatch = plan.exactMatchTokens > 0
+            ? ExactMatch(maximumTokens: plan.exactMatchTokens, marker: plan.exactMatchMarker) : nil
+        let outcome = try Evaluation.evaluate(
+            model: try base.model(weights, form: plan.quantize), examples: evaluation.examples, exactMatch: exactMatch,
+            tokenizer: base.text.tokenizer, endTokens: base.text.endTokens
+        ) { progress(.evaluating(client: name, done: $0, count: $1)) }
+        return EvaluationResult(
+            lossSum: outcome.lossSum, targetTokens: outcome.targetTokens, examples: outcome.examples,
+            exactMatches: outcome.exactMatches)
+    }
+
+    public func start(
+        plan: FederationPlan, client: String, specification: AdapterSpecification
+    ) throws(Failure) -> AdapterState {
+        let generator = SeededGenerator(seed: plan.seed, purpose: "start", client: client)
+        let model = try base.model(EngineBase.noAdapter, form: plan.quantize)
+        switch plan.start {
+        case .gradient:
+            let examples = LoRASBStart.examples(
+                training.examples, stepSize: plan.batchSize * plan.gradientAccumulation,
+                generator: SeededGenerator(seed: plan.seed, purpose: "start examples", client: client))
+            return try LoRASBStart.fromGradient(
+                model: model, specification: specification, examples: examples, batchSize: plan.batchSize,
+                learningRate: plan.learningRate, generator: generator
+            ) { progress(.starting(done: $0, count: $1)) }.state
+        case .xs:
+            return try LoRASBStart.fromBase(specification: specification, model: model.model, generator: generator) {
+                progress(.starting(done: $0, count: $1))
+            }.state
+        }
+    }
+
+    private func stopped(_ what: String) -> Failure {
+        Failure(.interrupted, "\(what) was stopped; run the same command again to go on")
+    }
+}

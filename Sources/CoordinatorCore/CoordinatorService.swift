@@ -105,7 +105,12 @@ public final class CoordinatorService {
             guard let stored = federation.adapter?.blobs.first(where: { $0.digest == fetch.digest }),
                 let bytes = try store.blobBytes(fetch.digest)
             else {
-                return Federation.refusal(.unknownBlob, "no task refers to blob \(fetch.digest.short) now: ask for a task again")
+                // The round went on while the client was fetching: asking again gives it the new task.
+                return Decision(
+                    .refused(
+                        Refusal(
+                            code: .unknownBlob, message: "no task refers to blob \(fetch.digest.short) now: ask for a task again",
+                            retryAfterMilliseconds: 0)))
             }
             servedBlob = (fetch.digest, stored.kind, bytes)
         }

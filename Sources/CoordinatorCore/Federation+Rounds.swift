@@ -82,6 +82,7 @@ extension Federation {
         attempt = opened
         contributions = [:]
         sentChunks = []
+        receivedChunks = []
         phase = .round(deadline: now + .seconds(plan.deadlineSeconds))
         return [.attempt(opened)]
     }
@@ -96,8 +97,7 @@ extension Federation {
     /// Client and weight of each contribution to the open round, ascending by name.
     public var weights: [(client: String, weight: Double)] {
         contributions.keys.sorted().map { name in
-            // A forgotten member's contribution was made in good faith; it counts like one example.
-            (name, plan.weighting == .uniform ? 1 : Double(members[name]?.exampleCount ?? 1))
+            (name, plan.weighting == .uniform ? 1 : Double(max(1, contributions[name]?.exampleCount ?? 1)))
         }
     }
 

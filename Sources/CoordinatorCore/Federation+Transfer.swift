@@ -18,7 +18,7 @@ extension Federation {
         switch (kind, phase) {
         case (.start, .starting(let starter, _)) where starter == name: return nil
         case (.update, .round)
-        where round == currentRound && attempt?.selected.contains(name) == true: return nil
+        where round == currentRound && attempt?.selected.contains(name) == true && contributions[name] == nil: return nil
         default:
             return Self.refusal(
                 .notSelected, "a contribution of client \(name) to round \(round) is not wanted now: the run is elsewhere")
@@ -27,7 +27,7 @@ extension Federation {
 
     mutating func receiveChunk(from name: String, _ upload: UploadChunk) -> Decision {
         if contributions[name]?.digest == upload.digest {
-            return Decision(.chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index, received: upload.count)))
+            return Decision(.chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index)))
         }
         if let objection = objection(upload.kind, round: Int(upload.round), from: name) { return objection }
         guard let member = members[name], let layout = try? layout(of: upload.kind, rank: member.rank) else {
@@ -47,8 +47,9 @@ extension Federation {
                 .badMessage, "chunk \(upload.index) of client \(name) has \(upload.bytes.count) bytes instead of \(range.count)")
         }
         var decision = Decision(
-            .chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index, received: upload.index + 1)))
-        decision.requestTraffic = upload.kind == .start ? .oneTime : .uplink
+            .chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index)))
+        let key = ChunkKey(client: name, digest: upload.digest, index: upload.index)
+        if receivedChunks.insert(key).inserted { decision.requestTraffic = upload.kind == .start ? .oneTime : .uplink }
         decision.changes.append(
             .chunk(client: name, digest: upload.digest, index: Int(upload.index), bytes: upload.bytes))
         return decision
@@ -75,7 +76,8 @@ extension Federation {
     /// Stores a contribution whose bytes were checked.
     mutating func accept(_ commit: Commit, bytes: [UInt8], from name: String) -> Decision {
         let record = ContributionRecord(
-            round: Int(commit.round), client: name, digest: commit.digest, trainLoss: commit.trainLoss,
+            round: Int(commit.round), client: name, digest: commit.digest,
+            exampleCount: min(Int(clamping: commit.exampleCount), members[name]?.exampleCount ?? 1), trainLoss: commit.trainLoss,
             targetTokens: Int(clamping: commit.targetTokens), trainSeconds: Double(commit.trainSeconds), counted: nil)
         contributions[name] = record
         var decision = Decision(.committed(Committed(status: .pending, missing: [])))

@@ -61,6 +61,8 @@ public struct Federation: Sendable {
     var toldFinished: Set<String> = []
     /// Chunks of blobs already sent in this round, so that a repetition counts as control traffic.
     var sentChunks: Set<ChunkKey> = []
+    /// Chunks of contributions that have arrived in this round, for the same reason.
+    var receivedChunks: Set<ChunkKey> = []
     var skippedStarters: Set<String> = []
 
     struct ChunkKey: Hashable, Sendable {

@@ -10,7 +10,7 @@ public struct Member: Codable, Equatable, Sendable {
     /// SHA-256 of the secret that the client made at its first join.
     public let secretHash: Digest
     public let rank: Int
-    /// Size of the usable training set, fixed at the first join.
+    /// Size of the usable training set as declared at the first join: the most that a contribution can weigh.
     public let exampleCount: Int
     public var hasEvaluationData: Bool
 }
@@ -20,6 +20,8 @@ public struct ContributionRecord: Codable, Equatable, Sendable {
     public let round: Int
     public let client: String
     public let digest: Digest
+    /// Size of the training set as the client used it; at most what it declared when it joined.
+    public let exampleCount: Int
     public let trainLoss: Double
     public let targetTokens: Int
     public let trainSeconds: Double

@@ -85,6 +85,11 @@ public final class SQLiteFederationStore: FederationStore {
 
     public func load() throws(Failure) -> StoredFederation? { try read(Schema.load) }
 
+    /// Names of the members, ascending: `forget` takes one away, also while a coordinator runs.
+    public func memberNames() throws(Failure) -> [String] {
+        try read { database in try String.fetchAll(database, sql: "SELECT name FROM member ORDER BY name") }
+    }
+
     public func chunkIndices(client: String, digest: Digest) throws(Failure) -> [Int] {
         try read { database in
             try Int.fetchAll(

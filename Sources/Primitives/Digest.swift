@@ -1,7 +1,5 @@
 /// SHA-256 as a value: how Tributary names bases, layouts, adapters and contributions.
 
-import Crypto
-
 public struct Digest: Hashable, Comparable, Sendable, CustomStringConvertible {
     public static let byteCount = 32
     public let bytes: [UInt8]
@@ -61,8 +59,8 @@ public struct DigestBuilder: Sendable {
 
     public init() {}
 
-    public mutating func update(_ bytes: [UInt8]) { state.update(data: bytes) }
-    public mutating func update(_ bytes: UnsafeRawBufferPointer) { state.update(bufferPointer: bytes) }
+    public mutating func update(_ bytes: [UInt8]) { bytes.withUnsafeBytes { state.update($0) } }
+    public mutating func update(_ bytes: UnsafeRawBufferPointer) { state.update(bytes) }
 
     /// A byte count as u64, then UTF-8: so that ("ab", "c") and ("a", "bc") differ.
     public mutating func update(counted text: String) {
@@ -72,5 +70,5 @@ public struct DigestBuilder: Sendable {
         update(writer.bytes)
     }
 
-    public func finish() -> Digest { Digest(bytes: Array(state.finalize()))! }
+    public func finish() -> Digest { Digest(bytes: state.finish())! }
 }

@@ -90,7 +90,10 @@ public struct ChatTemplate: Equatable, Sendable {
     }
 
     private func qwen3(_ messages: [ChatMessage]) throws(ChatTemplateError) -> [[Part]] {
-        let lastQuestion = messages.lastIndex { $0.role == "user" } ?? messages.count - 1
+        let lastQuestion =
+            messages.lastIndex {
+                $0.role == "user" && !($0.content.hasPrefix("<tool_response>") && $0.content.hasSuffix("</tool_response>"))
+            } ?? messages.count - 1
         return try messages.enumerated().map { index, message throws(ChatTemplateError) in
             try refuseTools(message)
             guard message.isAssistant else { return chatML(message.role, thoughts: nil, message.content) }
@@ -98,9 +101,10 @@ public struct ChatTemplate: Equatable, Sendable {
             guard index > lastQuestion, index == messages.count - 1 || !thoughts.isEmpty else {
                 return chatML(message.role, thoughts: nil, content)
             }
+            let answer = String(Substring(content).drop { $0 == "\n" })
             // No thoughts: what the template puts there when thinking is off, which is no part of the answer.
-            if thoughts.isEmpty { return chatML(message.role, thoughts: "<think>\n\n</think>\n\n", content) }
-            return chatML(message.role, thoughts: nil, "<think>\n\(thoughts)\n</think>\n\n\(content)")
+            if thoughts.isEmpty { return chatML(message.role, thoughts: "<think>\n\n</think>\n\n", answer) }
+            return chatML(message.role, thoughts: nil, "<think>\n\(thoughts)\n</think>\n\n\(answer)")
         }
     }
 

@@ -89,30 +89,29 @@ extension ChatTemplate {
 
         var found: ChatTemplate?
         if has("<|im_start|>") {
-            let isPlain = has("'<|im_start|>'+message['role']+message['content']+'<|im_end|>'")
-            if has("last_query_index"), has("<think>"), !has("reasoning_mode") {
+            let isPlain =
+                has("'<|im_start|>'+message['role']+message['content']+'<|im_end|>'")
+                || has("<|im_start|>{{message['role']}}{{message['content']}}<|im_end|>")
+            if has("'<|im_start|>'+message['role']+content+'<|im_end|>'"), has("ifloop.index0>ns.last_query_index%"),
+                has("ifloop.lastor(notloop.lastandreasoning_content)%}")
+            {
                 found = known("qwen3")
-            } else if has("YouareQwen,createdbyAlibabaCloud.Youareahelpfulassistant.") {
-                found = known("qwen2.5")
-            } else if has("<think>") {
+            } else if !isPlain || has("<think>") {
                 found = nil
-            } else if isPlain, has("YouareahelpfulAIassistantnamedSmolLM,trainedbyHuggingFace<|im_end|>") {
+            } else if has("<|im_start|>systemYouareQwen,createdbyAlibabaCloud.Youareahelpfulassistant.<|im_end|>") {
+                found = known("qwen2.5")
+            } else if has("<|im_start|>systemYouareahelpfulAIassistantnamedSmolLM,trainedbyHuggingFace<|im_end|>") {
                 found = known("smollm2")
-            } else if isPlain, has("<|im_start|>systemYouareahelpfulassistant<|im_end|>") {
-                // Qwen 1.5 and the first Qwen 2: the same sentence without its full stop.
-                self.init(name: "qwen2", style: .chatML(standardSystem: "You are a helpful assistant"))
-                return
-            } else if isPlain, has("<|im_start|>systemYouareahelpfulassistant.<|im_end|>") {
+            } else if has("<|im_start|>systemYouareahelpfulassistant.<|im_end|>") {
                 found = known("qwen2")
-            } else if isPlain, !has("<|im_start|>system"), !has("tool") {
+            } else if has("<|im_start|>systemYouareahelpfulassistant<|im_end|>") {
+                // Qwen 1.5: the same sentence without its full stop.
+                found = ChatTemplate(name: "qwen2", style: .chatML(standardSystem: "You are a helpful assistant"))
+            } else if !has("<|im_start|>system"), !has("tool"), !has("bos_token") {
                 found = known("chatml")
             }
-        } else if has("<|start_header_id|>") {
-            if has("CuttingKnowledgeDate:December2023") {
-                found = known("llama3.1")
-            } else if has("'<|start_header_id|>'+message['role']+'<|end_header_id|>'+message['content']|trim+'<|eot_id|>'") {
-                found = known("llama3")
-            }
+        } else if has("'<|start_header_id|>'+message['role']+'<|end_header_id|>'+message['content']|trim+'<|eot_id|>'") {
+            found = known(has("CuttingKnowledgeDate:December2023") ? "llama3.1" : "llama3")
         }
         guard let found else { return nil }
         self = found

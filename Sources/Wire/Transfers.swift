@@ -87,13 +87,10 @@ public struct UploadChunk: Equatable, Sendable {
 public struct ChunkReceived: Equatable, Sendable {
     public var digest: Digest
     public var index: UInt32
-    /// Chunks of this contribution that the coordinator holds by now.
-    public var received: UInt32
 
-    public init(digest: Digest, index: UInt32, received: UInt32) {
+    public init(digest: Digest, index: UInt32) {
         self.digest = digest
         self.index = index
-        self.received = received
     }
 }
 
@@ -217,13 +214,11 @@ extension ChunkReceived: WireFields {
     func write(to writer: inout ByteWriter) {
         writer.write(digest)
         writer.write(index)
-        writer.write(received)
     }
 
     init(from reader: inout FieldReader) throws(WireError) {
         digest = try reader.digest("digest")
         index = try reader.integer("index")
-        received = try reader.integer("received")
     }
 }
 

@@ -46,7 +46,9 @@ import Testing
     func weight(_ client: Int) -> Double { Weighting.samples.weight(examples: settings.sample_counts[client]) }
 
     /// The four clients' states under a method, and a state that they were given, so that updates are differences.
-    func homogeneous(_ method: AdapterMethod, _ tensors: (Int) throws -> [Float]) throws -> (
+    func homogeneous(
+        _ method: AdapterMethod, _ tensors: (Int) throws -> [Float]
+    ) throws -> (
         clients: [Participant], given: AdapterState
     ) {
         let rank = settings.homogeneous.r

@@ -119,7 +119,8 @@ private func status(_ reply: Reply) -> ContributionStatus? {
         try bench.join("a")
         #expect(!isTraining(try bench.poll("a")))
         try bench.join("b")
-        #expect(isTraining(try bench.poll("a")) && isTraining(try bench.poll("b")))
+        #expect(isTraining(try bench.poll("a")))
+        #expect(isTraining(try bench.poll("b")))
         #expect(status(try bench.contribute("a", value: 1)) == .pending)
         #expect(!isTraining(try bench.poll("a")))
         #expect(bench.service.federation.records.isEmpty)
@@ -144,7 +145,7 @@ private func status(_ reply: Reply) -> ContributionStatus? {
         try bench.service.tick(at: .seconds(70))
         #expect(bench.service.federation.currentRound == 2)
         #expect(bench.service.federation.records.map(\.participants) == [["a", "b"]])
-        #expect(status(try bench.contribute("c", value: 1, round: 1, at: .seconds(71))) ?? .dropped == .dropped)
+        #expect(refusal(try bench.contribute("c", value: 1, round: 1, at: .seconds(71))) == .notSelected)
         #expect(bench.service.federation.records.count == 1)
     }
 
@@ -176,7 +177,11 @@ private func status(_ reply: Reply) -> ContributionStatus? {
         try bench.join("b")
         #expect(status(try bench.contribute("a", value: 1)) == .pending)
         #expect(status(try bench.contribute("a", value: 1)) == .pending)
+        #expect(refusal(try bench.contribute("a", value: 2)) == .notSelected, "the first stays")
         #expect(bench.service.federation.contributions.count == 1)
+        let traffic = bench.service.federation.traffic
+        _ = try bench.contribute("a", value: 1)
+        #expect(bench.service.federation.traffic.uplink == traffic.uplink, "a repetition is control traffic")
     }
 
     @Test func aCommitWithoutItsChunksNamesThem() throws {

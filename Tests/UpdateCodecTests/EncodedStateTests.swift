@@ -112,7 +112,9 @@ import UpdateCodec
         expect(.unknownVersion(2), Self.forged(bytes, at: 4, [2]))
         expect(.unknownCodec(200), Self.forged(bytes, at: 5, [200]))
         expect(.reservedNotZero(256), Self.forged(bytes, at: 6, [0, 1]))
-        expect(.wrongCount(expected: layout.parameterCount, found: .max), Self.forged(bytes, at: 40, [UInt8](repeating: 255, count: 8)))
+        expect(
+            .wrongCount(expected: layout.parameterCount, found: .max),
+            Self.forged(bytes, at: 40, [UInt8](repeating: 255, count: 8)))
         let nan = withUnsafeBytes(of: Float.nan.bitPattern.littleEndian) { Array($0) }
         expect(.notFinite(3), Self.forged(bytes, at: 48 + 4 * 3, nan))
         let infinity = withUnsafeBytes(of: (-Float.infinity).bitPattern.littleEndian) { Array($0) }

@@ -54,7 +54,7 @@ enum Samples {
         ),
         ("task", .task(TaskReply(lastContribution: .counted, task: .train(train)))),
         ("chunk", .chunk(Chunk(digest: digest(0xD0), index: 0, count: 1, bytes: [7, 8, 9]))),
-        ("chunkReceived", .chunkReceived(ChunkReceived(digest: digest(0xC0), index: 4, received: 5))),
+        ("chunkReceived", .chunkReceived(ChunkReceived(digest: digest(0xC0), index: 4))),
         ("committed", .committed(Committed(status: .pending, missing: [1, 3]))),
         ("acknowledged", .acknowledged),
         ("heartbeatReply", .heartbeatReply(HeartbeatReply(keepGoing: false, reason: "the round is over"))),

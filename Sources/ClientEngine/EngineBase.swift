@@ -1,0 +1,46 @@
+/// One frozen base in memory, for one client of a process or for all clients of a simulation.
+
+import Adapters
+import Checkpoints
+import Model
+import Plan
+import Primitives
+import Quantization
+import Training
+
+public final class EngineBase {
+    public let checkpoint: CheckpointFolder
+    public let text: ModelText
+    private var adapted: (model: AdaptedModel, form: QuantizationName)?
+    /// Told how many linear maps are loaded, and of how many.
+    public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
+
+    public init(modelFolder: String, chatTemplate: String? = nil) throws(Failure) {
+        checkpoint = try CheckpointFolder(path: modelFolder)
+        text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
+    }
+
+    /// An adapter that adds nothing.
+    public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
+
+    /// Loads the base in the plan's form, the first time, and puts the adapter on it.
+    public func model(_ weights: AdapterWeights, form: QuantizationName) throws(Failure) -> AdaptedModel {
+        if let adapted, adapted.form == form {
+            try adapted.model.load(weights)
+            return adapted.model
+        }
+        // Two forms of one base never stand in memory together.
+        adapted = nil
+        let weightForm: WeightForm =
+            switch form {
+            case .stored: .stored
+            case .none: .none
+            case .int8: .int8
+            case .nf4: .nf4
+            }
+        let model = try LanguageModel(checkpoint: checkpoint, quantization: weightForm, progress: loadingProgress)
+        let loaded = try AdaptedModel(model: model, weights: weights)
+        adapted = (loaded, form)
+        return loaded
+    }
+}

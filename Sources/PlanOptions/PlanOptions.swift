@@ -1,0 +1,136 @@
+/// The plan's keys as flags, for `tributary simulate` and `tributary-coordinator start` alike.
+///
+/// A property left out stays nil, so that a file's value or the plan's default holds. To add a key: a property here,
+/// a row in `keys`, a line in `deploy/federation.yaml` and one in `docs/configuration.md`; tests compare the four.
+
+import ArgumentParser
+import Plan
+import Primitives
+
+public struct PlanOptions: ParsableArguments, Sendable {
+    // The federation.
+    @Option(help: "Rounds to train.")
+    public var rounds: Int?
+    @Option(help: "Clients selected for each round; 0: all.")
+    public var clientsPerRound: Int?
+    @Option(help: "How contributions become the next adapter.")
+    public var strategy: StrategyName?
+    @Option(help: "Contributions that close a round at its deadline; 0: all that were selected.")
+    public var quorum: Int?
+    @Option(help: ArgumentHelp("Seconds from the start of a round to its deadline.", valueName: "seconds"))
+    public var deadline: Double?
+    @Option(help: "By the number of a client's examples, or all the same.")
+    public var weighting: Weighting?
+    @Option(help: "Everything random follows from it.")
+    public var seed: UInt64?
+
+    // The adapter.
+    @Option(help: ArgumentHelp("One rank; several for flora, such as 4,8,16.", valueName: "rank,..."), transform: integers)
+    public var ranks: [Int]?
+    @Option(help: "The scale is alpha / rank; left out: twice the rank. Not for fed-sb.")
+    public var alpha: Double?
+    @Flag(inversion: .prefixedNo, help: "The scale is alpha / sqrt(rank).")
+    public var rankStabilized: Bool?
+    @Option(help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "name,..."), transform: words)
+    public var targetModules: [String]?
+    @Option(help: "flora: the largest rank of the global correction.")
+    public var rankCap: Int?
+    @Option(help: "fed-sb: where its frozen factors come from.")
+    public var start: StartName?
+    @Option(help: ArgumentHelp("A PEFT adapter to start from instead of a fresh one.", valueName: "folder"))
+    public var initAdapter: String?
+
+    // Training at each client.
+    @Option(help: "Optimizer steps a round.")
+    public var localSteps: Int?
+    @Option(help: "Examples in a batch.")
+    public var batchSize: Int?
+    @Option(help: "Batches in a step.")
+    public var gradientAccumulation: Int?
+    @Option(help: "Longer examples are cut, in tokens.")
+    public var sequenceLength: Int?
+    @Option(help: "The peak learning rate.")
+    public var learningRate: Double?
+    @Option(help: "Of the learning rate, over all rounds.")
+    public var schedule: ScheduleName?
+    @Option(help: "Steps in which the learning rate rises from 0.")
+    public var warmupSteps: Int?
+    @Option(help: "Its state starts anew in each round.")
+    public var optimizer: OptimizerName?
+    @Option(help: "AdamW's decoupled weight decay.")
+    public var weightDecay: Double?
+    @Option(help: "The largest norm of a step's gradient; 0: no clipping.")
+    public var gradientClip: Double?
+    @Option(help: "How clients hold the frozen base.")
+    public var quantize: QuantizationName?
+
+    // Evaluation.
+    @Option(help: ArgumentHelp("Decode up to so many tokens and compare; 0: only the loss.", valueName: "tokens"))
+    public var exactMatch: Int?
+    @Option(help: ArgumentHelp("Compare only what follows this text, such as ####.", valueName: "text"))
+    public var exactMatchMarker: String?
+
+    public init() {}
+
+    /// Every key of a configuration file that is the plan's, in the order of the help.
+    public static let keys: [ConfigurationKey<PlanOptions>] = [
+        .init("rounds", \.rounds, plan: \.rounds),
+        .init("clients_per_round", \.clientsPerRound, plan: \.clientsPerRound),
+        .init("strategy", \.strategy, plan: \.strategy),
+        .init("quorum", \.quorum, plan: \.quorum),
+        .init("deadline", \.deadline, plan: \.deadlineSeconds),
+        .init("weighting", \.weighting, plan: \.weighting),
+        .init("seed", \.seed, plan: \.seed),
+        .init("ranks", \.ranks, plan: \.ranks),
+        .init("alpha", \.alpha, plan: \.alpha),
+        .init("rank_stabilized", \.rankStabilized, plan: \.rankStabilized),
+        .init("target_modules", \.targetModules, plan: \.targetModules),
+        .init("rank_cap", \.rankCap, plan: \.rankCap),
+        .init("start", \.start, plan: \.start),
+        .init("init_adapter", \.initAdapter),
+        .init("local_steps", \.localSteps, plan: \.localSteps),
+        .init("batch_size", \.batchSize, plan: \.batchSize),
+        .init("gradient_accumulation", \.gradientAccumulation, plan: \.gradientAccumulation),
+        .init("sequence_length", \.sequenceLength, plan: \.sequenceLength),
+        .init("learning_rate", \.learningRate, plan: \.learningRate),
+        .init("schedule", \.schedule, plan: \.schedule),
+        .init("warmup_steps", \.warmupSteps, plan: \.warmupSteps),
+        .init("optimizer", \.optimizer, plan: \.optimizer),
+        .init("weight_decay", \.weightDecay, plan: \.weightDecay),
+        .init("gradient_clip", \.gradientClip, plan: \.gradientClip),
+        .init("quantize", \.quantize, plan: \.quantize),
+        .init("exact_match", \.exactMatch, plan: \.exactMatchTokens),
+        .init("exact_match_marker", \.exactMatchMarker, plan: \.exactMatchMarker),
+    ]
+
+    /// Sets in `plan` what was given, and leaves the rest.
+    ///
+    /// Ranks are put in ascending order, each once: the plan's own form.
+    public func apply(to plan: inout FederationPlan) {
+        for key in Self.keys { key.apply(self, &plan) }
+        plan.ranks = Set(plan.ranks).sorted()
+    }
+}
+
+private func integers(_ text: String) throws -> [Int] {
+    guard let values = [Int](configuration: split(text)) else { throw ValidationError("it is \([Int].expectation)") }
+    return values
+}
+
+private func words(_ text: String) throws -> [String] {
+    guard let values = [String](configuration: split(text)) else { throw ValidationError("it is \([String].expectation)") }
+    return values
+}
+
+private func split(_ text: String) -> [String] {
+    text.split(separator: ",", omittingEmptySubsequences: false).map { part in
+        String(part.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
+    }
+}
+
+extension StrategyName: ExpressibleByArgument {}
+extension Weighting: ExpressibleByArgument {}
+extension StartName: ExpressibleByArgument {}
+extension ScheduleName: ExpressibleByArgument {}
+extension OptimizerName: ExpressibleByArgument {}
+extension QuantizationName: ExpressibleByArgument {}

@@ -1,0 +1,194 @@
+/// Tokenizers against the ids and texts that Hugging Face's `tokenizers` gives, and against broken files.
+
+import FoundationEssentials
+import Primitives
+import TestSupport
+import Testing
+import Tokenizers
+
+private let names = ["bpe-gpt2", "bpe-llama3", "bpe-qwen2", "bpe-llama2-byte-fallback"]
+
+private func folder(_ name: String) -> String { Golden.path("tokenizers/\(name)") }
+
+private func bytes(_ path: String) throws -> [UInt8] {
+    Array(try #require(FileManager.default.contents(atPath: path), "\(path) is missing"))
+}
+
+private struct Case {
+    let text: String
+    let ids: [Int32]
+    let idsWithSpecial: [Int32]
+    let decoded: String
+
+    static func all(_ name: String) throws -> [Case] {
+        let elements = try #require(try JSONValue(parsing: bytes(folder(name) + "/cases.json")).elements)
+        return try elements.map { element in
+            func ids(_ key: String) throws -> [Int32] {
+                try #require(element[key]?.elements).map { Int32(try #require($0.int)) }
+            }
+            return Case(
+                text: try #require(element["text"]?.text), ids: try ids("ids"), idsWithSpecial: try ids("ids_with_special"),
+                decoded: try #require(element["decoded"]?.text))
+        }
+    }
+}
+
+/// A tokenizer file with parts replaced.
+private func changed(_ name: String, _ change: (inout JSONValue) throws -> Void) throws -> [UInt8] {
+    var json = try JSONValue(parsing: bytes(folder(name) + "/tokenizer.json"))
+    try change(&json)
+    return Array(json.compact.utf8)
+}
+
+private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: text.utf8) }
+
+@Suite struct TokenizerTests {
+    @Test(arguments: names) func `every golden text has exactly the golden ids and decodes to the golden text`(name: String) throws {
+        let tokenizer = try Tokenizer(path: folder(name) + "/tokenizer.json")
+        let cases = try Case.all(name)
+        #expect(!cases.isEmpty)
+        for golden in cases {
+            #expect(tokenizer.encode(golden.text, addSpecialTokens: false) == golden.ids, "\(golden.text.debugDescription)")
+            #expect(tokenizer.encode(golden.text, addSpecialTokens: true) == golden.idsWithSpecial)
+            let decoded = tokenizer.decode(golden.ids, skipSpecialTokens: true)
+            #expect(decoded.utf8.elementsEqual(golden.decoded.utf8), "\(golden.decoded.debugDescription)")
+        }
+    }
+
+    @Test(arguments: names) func `text streamed token by token adds up to the text decoded at once`(name: String) throws {
+        let tokenizer = try Tokenizer(path: folder(name) + "/tokenizer.json")
+        for golden in try Case.all(name) {
+            var decoder = StreamingDecoder(tokenizer)
+            var text = ""
+            for id in golden.ids {
+                let part = decoder.append(id)
+                #expect(part.unicodeScalars.last != "\u{FFFD}")
+                text += part
+            }
+            text += decoder.finish()
+            #expect(text.utf8.elementsEqual(golden.decoded.utf8), "\(golden.decoded.debugDescription)")
+        }
+    }
+
+    @Test func `a character of four tokens appears when its last byte does`() throws {
+        let tokenizer = try Tokenizer(path: folder("bpe-llama2-byte-fallback") + "/tokenizer.json")
+        var decoder = StreamingDecoder(tokenizer)
+        let ids = try ["<0xF0>", "<0x9F>", "<0x99>", "<0x82>", "<0x21>"].map { try #require(tokenizer.tokenID($0)) }
+        #expect(ids.map { decoder.append($0) } == ["", "", "", "🙂", "!"])
+        // An end in the middle of a character is said to be one.
+        #expect(decoder.append(ids[0]) == "")
+        #expect(decoder.finish().unicodeScalars.last == "\u{FFFD}")
+    }
+
+    @Test func `special tokens written in a text are found, and are not where the caller says so`() throws {
+        let tokenizer = try Tokenizer(path: folder("bpe-qwen2") + "/tokenizer.json")
+        let text = "<|im_end|>"
+        let special = try #require(tokenizer.tokenID(text))
+        #expect(tokenizer.encode(text, addSpecialTokens: false) == [special])
+        let plain = tokenizer.encode(text, addSpecialTokens: false, findsSpecialTokens: false)
+        #expect(!plain.contains(special))
+        #expect(tokenizer.decode(plain, skipSpecialTokens: true) == text)
+        #expect(tokenizer.isSpecial(special))
+        #expect(tokenizer.specialTokens.map(\.content).contains(text))
+    }
+
+    @Test func `a hundred thousand letters without a space take no quadratic time`() throws {
+        var generator = SeededGenerator(seed: 1, purpose: "test")
+        let letters = Array("etaoinshrdlu")
+        let text = String((0..<100_000).map { _ in letters[generator.integer(below: letters.count)] })
+        for name in names {
+            let tokenizer = try Tokenizer(path: folder(name) + "/tokenizer.json")
+            let start = ContinuousClock.now
+            let ids = tokenizer.encode(text, addSpecialTokens: false)
+            // It takes about 20 ms; quadratic merging takes minutes.
+            #expect(ContinuousClock.now - start < .seconds(5))
+            #expect(tokenizer.decode(ids, skipSpecialTokens: true) == text)
+        }
+    }
+
+    @Test func `many threads share a tokenizer and its cache`() async throws {
+        let tokenizer = try Tokenizer(path: folder("bpe-llama3") + "/tokenizer.json")
+        let cases = try Case.all("bpe-llama3")
+        let wrong = await withTaskGroup(of: Int.self) { group in
+            for _ in 0..<8 {
+                group.addTask {
+                    cases.count { tokenizer.encode($0.text, addSpecialTokens: false) != $0.ids }
+                }
+            }
+            return await group.reduce(0, +)
+        }
+        #expect(wrong == 0)
+    }
+
+    @Test func `merges may be written as strings, and a byte-level word may need its digits apart`() throws {
+        let strings = try changed("bpe-gpt2") { file in
+            var model = file["model"]!
+            model.set("merges", .array(model["merges"]!.elements!.map { .string($0.elements!.map { $0.text! }.joined(separator: " ")) }))
+            file.set("model", model)
+        }
+        let plain = try Tokenizer(path: folder("bpe-gpt2") + "/tokenizer.json")
+        #expect(
+            try Tokenizer(bytes: strings, path: "strings").encode("Hello, world!", addSpecialTokens: false)
+                == plain.encode("Hello, world!", addSpecialTokens: false))
+        let digits = try changed("bpe-gpt2") { file in
+            file.set(
+                "pre_tokenizer",
+                try json(
+                    #"{"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},"#
+                        + #"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]}"#))
+        }
+        let ids = try Tokenizer(bytes: digits, path: "digits").encode("in 1984", addSpecialTokens: false)
+        #expect(ids.suffix(4) == ["1", "9", "8", "4"].map { plain.tokenID($0)! }[...])
+    }
+}
+
+@Suite struct BrokenTokenizerTests {
+    @Test(arguments: names) func `no truncation and no flipped bit of the file makes it crash`(name: String) throws {
+        let whole = try bytes(folder(name) + "/tokenizer.json")
+        var generator = SeededGenerator(seed: 2, purpose: "test", client: name)
+        for _ in 0..<60 {
+            let end = generator.integer(below: whole.count)
+            #expect(throws: Failure.self) { try Tokenizer(bytes: Array(whole[..<end]), path: "truncated") }
+        }
+        // Half of the flips near the start, where everything but the vocabulary is.
+        for turn in 0..<300 {
+            var bytes = whole
+            let position = generator.integer(below: turn % 2 == 0 ? min(3000, bytes.count) : bytes.count)
+            bytes[position] ^= 1 << UInt8(generator.integer(below: 8))
+            guard let tokenizer = try? Tokenizer(bytes: bytes, path: "flipped") else { continue }
+            let ids = tokenizer.encode("Hello ▁ 12 naïve 日本 <|im_start|>\r\n x", addSpecialTokens: true)
+            _ = tokenizer.decode(ids + [-1, 0, 1, 2, 5_000_000], skipSpecialTokens: false)
+        }
+    }
+
+    @Test func `what is not supported is named with the file`() throws {
+        let changes: [(expected: String, (inout JSONValue) throws -> Void)] = [
+            ("\"WordPiece\"", { $0.set("model", try json(#"{"type":"WordPiece","vocab":{}}"#)) }),
+            ("\"BertNormalizer\"", { $0.set("normalizer", try json(#"{"type":"BertNormalizer"}"#)) }),
+            ("\"NFKC\"", { $0.set("normalizer", try json(#"{"type":"Sequence","normalizers":[{"type":"NFKC"}]}"#)) }),
+            ("\"Whitespace\"", { $0.set("pre_tokenizer", try json(#"{"type":"Whitespace"}"#)) }),
+            ("\\\\w+", { $0.set("pre_tokenizer", try json(#"{"type":"Split","pattern":{"Regex":"\\w+"},"behavior":"Isolated","invert":false}"#)) }),
+            ("\"Removed\"", { $0.set("pre_tokenizer", try json(#"{"type":"Split","pattern":{"Regex":"x"},"behavior":"Removed","invert":false}"#)) }),
+            ("\"CTC\"", { $0.set("decoder", try json(#"{"type":"CTC"}"#)) }),
+            ("\"RobertaProcessing\"", { $0.set("post_processor", try json(#"{"type":"RobertaProcessing"}"#)) }),
+            ("special_tokens", { $0.set("post_processor", try json(#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"[X]"}},{"Sequence":{"id":"A"}}],"special_tokens":{}}"#)) }),
+            ("\"dropout\"", { file in var model = file["model"]!; model.set("dropout", .number("0.1")); file.set("model", model) }),
+            ("unk_token", { file in var model = file["model"]!; model.set("unk_token", .string("[none]")); file.set("model", model) }),
+            ("merges[0]", { file in var model = file["model"]!; model.set("merges", try json(#"[["a","no such token"]]"#)); file.set("model", model) }),
+            ("added_tokens[0]", { $0.set("added_tokens", try json(#"[{"id":7,"content":"<|endoftext|>","special":true}]"#)) }),
+            ("model", { $0.set("model", .null) }),
+        ]
+        for (expected, change) in changes {
+            let bytes = try changed("bpe-gpt2", change)
+            let failure = #expect(throws: Failure.self) { try Tokenizer(bytes: bytes, path: "some/tokenizer.json") }
+            #expect(failure?.status == .badData)
+            #expect(failure?.message.contains("some/tokenizer.json") == true)
+            #expect(failure?.message.contains(expected) == true, "\(failure?.message ?? "")")
+        }
+    }
+
+    @Test func `a missing file is said to be missing`() {
+        let failure = #expect(throws: Failure.self) { try Tokenizer(path: "/nowhere/tokenizer.json") }
+        #expect(failure?.status == .missingInput)
+    }
+}

@@ -1,0 +1,107 @@
+/// What happens in a run, as lines for people and objects for programs.
+
+import CoordinatorCore
+import Plan
+import Primitives
+import Programs
+
+/// One thing that happened.
+struct RunEvent {
+    let text: String
+    /// With `--json`, one line of standard output.
+    let json: JSONValue
+
+    init(_ name: String, _ text: String, _ members: [JSONValue.Member] = []) {
+        self.text = text
+        json = .object([.init("event", .string(name))] + members)
+    }
+}
+
+extension RunEvent {
+    /// What a stored change means to a person; nil where it means nothing.
+    ///
+    /// - Parameter federation: after the change
+    init?(_ change: StoreChange, in federation: Federation) {
+        switch change {
+        case .member(let member):
+            let plan = federation.plan
+            let count = federation.members.count
+            let wanted = count < plan.minimumClients ? " of \(plan.minimumClients)" : ""
+            self.init(
+                "joined",
+                "\(member.name) joined: rank \(member.rank), \(member.exampleCount) examples\(member.hasEvaluationData ? ", evaluates" : "") (\(count)\(wanted) clients)",
+                [
+                    .init("client", .string(member.name)), .init("rank", .integer(member.rank)),
+                    .init("examples", .integer(member.exampleCount)), .init("evaluates", .boolean(member.hasEvaluationData)),
+                ])
+        case .forget(let name):
+            self.init("forgotten", "\(name) was forgotten: the name can be taken anew", [.init("client", .string(name))])
+        case .attempt(let attempt):
+            let again = attempt.attempt > 1 ? ", attempt \(attempt.attempt)" : ""
+            self.init(
+                "round",
+                "round \(attempt.round) of \(federation.plan.rounds)\(again): \(attempt.selected.joined(separator: ", "))",
+                [
+                    .init("round", .integer(attempt.round)), .init("attempt", .integer(attempt.attempt)),
+                    .init("selected", .array(attempt.selected.map(JSONValue.string))),
+                ])
+        case .contribution(let record, let bytes):
+            let missing = federation.missing
+            self.init(
+                "contribution",
+                "round \(record.round): \(record.client) contributed \(Readable.bytes(bytes.count)), loss \(Readable.decimal(record.trainLoss, 4)), \(Readable.duration(seconds: record.trainSeconds))"
+                    + (missing.isEmpty ? "" : "; waiting for \(missing.joined(separator: ", "))"),
+                [
+                    .init("round", .integer(record.round)), .init("client", .string(record.client)),
+                    .init("bytes", .integer(bytes.count)), .init("train_loss", .optional(record.trainLoss)),
+                    .init("train_seconds", .optional(record.trainSeconds)),
+                    .init("missing", .array(missing.map(JSONValue.string))),
+                ])
+        case .closeRound(let record):
+            let line = RunFolder.line(record, StoredFederation(runID: federation.runID, plan: federation.plan))
+            self.init(
+                "closed",
+                "round \(record.round) closed: \(record.participants.count) contributions, loss \(Readable.decimal(record.trainLoss, 4)), up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink)), \(Readable.duration(seconds: record.seconds))",
+                line.members ?? [])
+        case .evaluation(let record):
+            let loss = record.lossSum / Double(max(1, record.targetTokens))
+            let matches = record.exactMatches.map { ", exact match \($0) of \(record.examples)" } ?? ""
+            self.init(
+                "evaluation",
+                "after round \(record.round): \(record.client) evaluated loss \(Readable.decimal(loss, 4)) on \(record.targetTokens) tokens\(matches)",
+                [
+                    .init("round", .integer(record.round)), .init("client", .string(record.client)),
+                    .init("loss", .optional(loss)), .init("target_tokens", .integer(record.targetTokens)),
+                    .init("examples", .integer(record.examples)),
+                    .init("exact_matches", record.exactMatches.map(JSONValue.integer) ?? .null),
+                ])
+        case .finished:
+            self.init("finished", "all \(federation.plan.rounds) rounds are done")
+        case .run, .chunk, .discardChunks, .blob, .adapter, .updateRecord, .traffic:
+            return nil
+        }
+    }
+
+    /// What the run waits for, or nil if it does not wait or its waiting was said otherwise.
+    init?(waitingIn federation: Federation, at now: Duration) {
+        let reason: String
+        switch federation.phase {
+        case .waiting(let what) where !what.isEmpty: reason = what
+        case .waiting, .finished: return nil
+        case .starting(let client, _): reason = "\(client), which computes the start"
+        case .round(let deadline):
+            let left = (deadline - now) / .seconds(1)
+            let missing = federation.missing.joined(separator: ", ")
+            reason =
+                left > 0
+                ? "\(missing) in round \(federation.currentRound) (\(Readable.duration(seconds: left)) to the deadline)"
+                : "\(missing) in round \(federation.currentRound): past the deadline with \(federation.contributions.count) of the \(federation.quorum) contributions that close it"
+        case .finalEvaluation:
+            let done = federation.evaluations[federation.plan.rounds] ?? [:]
+            let missing = federation.members.values.filter { $0.hasEvaluationData && done[$0.name] == nil }.map(\.name).sorted()
+            guard !missing.isEmpty else { return nil }
+            reason = "the last evaluation of \(missing.joined(separator: ", "))"
+        }
+        self.init("waiting", "waiting for \(reason)", [.init("reason", .string(reason))])
+    }
+}
