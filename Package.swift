@@ -114,7 +114,6 @@ let package = Package(
             ]),
         tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
