@@ -99,8 +99,8 @@ let package = Package(
         .executableTarget(
             name: "tributary-client",
             dependencies: [
-                "Primitives", "Checkpoints", "Adapters", "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs",
-                argumentParser, logging,
+                "Primitives", "LinearAlgebra", "Checkpoints", "Adapters", "Datasets", "Training", "Plan", "Wire", "Transport",
+                "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 

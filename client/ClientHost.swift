@@ -21,7 +21,7 @@ final class ClientHost {
         var generator = SystemRandomNumberGenerator()
         client = FederatedClient(
             identity: identity, channel: channel, storage: storage,
-            work: ObservedWork(work, channel: channel, logger: logger), nonce: generator.next())
+            work: work, nonce: generator.next())
         self.storage = storage
         self.logger = logger
         self.json = json

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Checkpoints
 import ClientCore
+import ClientEngine
 import Logging
 import Primitives
 import Programs
@@ -52,24 +53,24 @@ struct JoinCommand: ParsableCommand {
         let statePath = try state ?? StatePlace.standard(coordinator: address, name: name)
         let storage = try ClientFolder(path: statePath)
 
-        let checkpoint = try CheckpointFolder(path: model)
+        let engineBase = try EngineBase(modelFolder: model)
+        let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
+        let engine = try Engine(
+            name: name, base: engineBase, data: data, evaluationData: evalData, channel: channel, logger: logger)
+        let checkpoint = engineBase.checkpoint
         let tokenizer = try checkpoint.tokenizerDigest()
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + StatePlace.fileSize($1) }
         if bytes > 1_000_000_000 { logger.info("computing the digest of \(Readable.bytes(bytes)) in \(model); it is kept for the next start") }
         let base = try checkpoint.baseDigest(cache: cache ?? statePath + "/cache")
-        let engine = try Engine(checkpoint: checkpoint, data: data, evaluationData: evalData, logger: logger)
 
         let identity = ClientIdentity(
-            name: name, baseDigest: base, tokenizerDigest: tokenizer, maximumRank: maxRank, kernelPath: engine.kernelPath,
+            name: name, baseDigest: base, tokenizerDigest: tokenizer, maximumRank: maxRank, kernelPath: try Engine.kernelPath(),
             maps: checkpoint.configuration.linearMaps)
-        let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
-        let interrupted = logger
         try Interrupts.watch {
-            interrupted.info("stopping after what is in hand; a second signal ends at once")
+            logger.info("stopping after what is in hand; a second signal ends at once")
             channel.interruptRequests()
         }
-        let host = ClientHost(
-            identity: identity, channel: channel, storage: storage, work: engine.work, logger: logger, json: json)
+        let host = ClientHost(identity: identity, channel: channel, storage: storage, work: engine, logger: logger, json: json)
         try host.run()
     }
 }
