@@ -23,7 +23,8 @@ public protocol FactorizationScalar: BinaryFloatingPoint, Sendable {
 extension Float: FactorizationScalar {
     public static func gesdd(
         m: Int32, n: Int32, a: UnsafeMutablePointer<Float>, s: UnsafeMutablePointer<Float>, u: UnsafeMutablePointer<Float>,
-        vt: UnsafeMutablePointer<Float>, work: UnsafeMutablePointer<Float>, workCount: Int32, integers: UnsafeMutablePointer<Int32>
+        vt: UnsafeMutablePointer<Float>, work: UnsafeMutablePointer<Float>, workCount: Int32,
+        integers: UnsafeMutablePointer<Int32>
     ) -> Int32 {
         var (m, n, k, workCount, information) = (m, n, min(m, n), workCount, Int32(0))
         var job = CChar(UInt8(ascii: "S"))
@@ -51,7 +52,8 @@ extension Float: FactorizationScalar {
 extension Double: FactorizationScalar {
     public static func gesdd(
         m: Int32, n: Int32, a: UnsafeMutablePointer<Double>, s: UnsafeMutablePointer<Double>, u: UnsafeMutablePointer<Double>,
-        vt: UnsafeMutablePointer<Double>, work: UnsafeMutablePointer<Double>, workCount: Int32, integers: UnsafeMutablePointer<Int32>
+        vt: UnsafeMutablePointer<Double>, work: UnsafeMutablePointer<Double>, workCount: Int32,
+        integers: UnsafeMutablePointer<Int32>
     ) -> Int32 {
         var (m, n, k, workCount, information) = (m, n, min(m, n), workCount, Int32(0))
         var job = CChar(UInt8(ascii: "S"))
@@ -59,7 +61,8 @@ extension Double: FactorizationScalar {
         return information
     }
     public static func geqrf(
-        m: Int32, n: Int32, a: UnsafeMutablePointer<Double>, tau: UnsafeMutablePointer<Double>, work: UnsafeMutablePointer<Double>,
+        m: Int32, n: Int32, a: UnsafeMutablePointer<Double>, tau: UnsafeMutablePointer<Double>,
+        work: UnsafeMutablePointer<Double>,
         workCount: Int32
     ) -> Int32 {
         var (m, n, workCount, information) = (m, n, workCount, Int32(0))
@@ -67,7 +70,8 @@ extension Double: FactorizationScalar {
         return information
     }
     public static func orgqr(
-        m: Int32, n: Int32, a: UnsafeMutablePointer<Double>, tau: UnsafeMutablePointer<Double>, work: UnsafeMutablePointer<Double>,
+        m: Int32, n: Int32, a: UnsafeMutablePointer<Double>, tau: UnsafeMutablePointer<Double>,
+        work: UnsafeMutablePointer<Double>,
         workCount: Int32
     ) -> Int32 {
         var (m, n, workCount, information) = (m, n, workCount, Int32(0))
@@ -108,7 +112,8 @@ public func svd<Scalar: FactorizationScalar>(
     guard status == 0 else {
         throw Failure(
             .internalError,
-            "the singular value decomposition of a \(rows) x \(columns) matrix did not converge (LAPACK status \(status)); report this with the matrix's origin")
+            "the singular value decomposition of a \(rows) x \(columns) matrix did not converge (LAPACK status \(status)); report this with the matrix's origin"
+        )
     }
     return (u, s, vt)
 }
@@ -193,5 +198,6 @@ private func checkFactorizable<Scalar: FactorizationScalar>(
     guard let position = a.firstIndex(where: { !$0.isFinite }) else { return }
     throw Failure(
         .badData,
-        "the \(purpose) of a \(rows) x \(columns) matrix is impossible: the value in row \(position / max(1, columns)), column \(position % max(1, columns)) is \(a[position]); the weights or gradients overflowed")
+        "the \(purpose) of a \(rows) x \(columns) matrix is impossible: the value in row \(position / max(1, columns)), column \(position % max(1, columns)) is \(a[position]); the weights or gradients overflowed"
+    )
 }

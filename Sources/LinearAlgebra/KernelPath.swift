@@ -40,7 +40,8 @@ public enum KernelPath: Int32, Sendable, CaseIterable {
         guard let text, !text.isEmpty else { return supported.last! }
         let names = supported.map(\.name).joined(separator: ", ")
         guard let path = allCases.first(where: { $0.name == text }) else {
-            throw Failure(.badConfiguration, "TRIBUTARY_KERNELS is \"\(text)\", which is no kernel path; this processor has \(names)")
+            throw Failure(
+                .badConfiguration, "TRIBUTARY_KERNELS is \"\(text)\", which is no kernel path; this processor has \(names)")
         }
         guard path.isSupported else {
             throw Failure(.badConfiguration, "TRIBUTARY_KERNELS is \(text), which this processor lacks; it has \(names)")

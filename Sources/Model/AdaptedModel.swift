@@ -71,7 +71,9 @@ public final class AdaptedModel {
             "a gradient of \(gradient.count) for \(weights.trained.layout.parameterCount) parameters")
         try check(batch)
         return gradient.withUnsafeMutableBufferPointer {
-            run(batch, gradientScale: gradientScale, lowestLayer: binding.lowestTrainedLayer, gradient: $0.baseAddress, dense: [:])
+            run(
+                batch, gradientScale: gradientScale, lowestLayer: binding.lowestTrainedLayer, gradient: $0.baseAddress, dense: [:]
+            )
         }
     }
 
@@ -169,7 +171,8 @@ public final class AdaptedModel {
         withPlaces(batch) { places in
             for layer in 0..<count {
                 block(layer, shape).forward(
-                    residual(layer, savedFrom: savedFrom), places, record: record(layer, firstSaved: firstSaved), workspace: workspace,
+                    residual(layer, savedFrom: savedFrom), places, record: record(layer, firstSaved: firstSaved),
+                    workspace: workspace,
                     into: residual(layer + 1, savedFrom: savedFrom))
             }
         }
@@ -203,10 +206,12 @@ public final class AdaptedModel {
         batch.positions.withUnsafeBufferPointer { positions in
             rotary.cosines.withUnsafeBufferPointer { cosines in
                 rotary.sines.withUnsafeBufferPointer { sines in
-                    guard let positions = positions.baseAddress, let cosines = cosines.baseAddress, let sines = sines.baseAddress else { return }
+                    guard let positions = positions.baseAddress, let cosines = cosines.baseAddress, let sines = sines.baseAddress
+                    else { return }
                     body(
                         TokenPlaces(
-                            count: batch.tokens.count, sequences: (0..<batch.sequenceCount).map(batch.sequence), positions: positions,
+                            count: batch.tokens.count, sequences: (0..<batch.sequenceCount).map(batch.sequence),
+                            positions: positions,
                             cosines: cosines, sines: sines))
                 }
             }
@@ -253,7 +258,8 @@ public final class AdaptedModel {
         forTokens(rows.count) { range in
             for index in range {
                 tributary_rms_norm_backward(
-                    path, gathered + index * hidden, hidden, model.finalNorm, inverse + index, stateGradient + index * hidden, hidden, 1,
+                    path, gathered + index * hidden, hidden, model.finalNorm, inverse + index, stateGradient + index * hidden,
+                    hidden, 1,
                     hidden, carried + rows[index] * hidden, hidden, 0)
             }
         }
@@ -269,7 +275,8 @@ public final class AdaptedModel {
                     block.forward(input, places, record: record, workspace: workspace, into: residuals[0].pointer)
                 }
                 block.backward(
-                    input, places, record: record, workspace: workspace, residualGradient: carried, needsInput: layer > lowestLayer,
+                    input, places, record: record, workspace: workspace, residualGradient: carried,
+                    needsInput: layer > lowestLayer,
                     gradient: gradient, dense: dense[layer] ?? [:])
             }
         }
@@ -307,7 +314,8 @@ extension AdaptedModel {
         let last = (model.layers.count & 1 == 0 ? memory.first : memory.second).pointer + (count - 1) * hidden
         let state = memory.state.reserve(hidden)
         tributary_rms_norm(
-            KernelPath.active.rawValue, last, hidden, model.finalNorm, 1, hidden, model.configuration.rmsNormEpsilon, state, hidden, nil)
+            KernelPath.active.rawValue, last, hidden, model.finalNorm, 1, hidden, model.configuration.rmsNormEpsilon, state,
+            hidden, nil)
         return state
     }
 }

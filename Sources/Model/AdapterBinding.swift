@@ -70,7 +70,8 @@ final class AdapterBinding {
                 guard let map = known[tensor.map] else {
                     throw Failure(
                         .badData,
-                        "the adapter has a tensor for \(tensor.map), which is no linear map of this model: adapter and base do not belong together")
+                        "the adapter has a tensor for \(tensor.map), which is no linear map of this model: adapter and base do not belong together"
+                    )
                 }
                 let shape: (rows: Int, columns: Int) =
                     switch tensor.role {
@@ -81,7 +82,8 @@ final class AdapterBinding {
                 guard tensor.rank > 0, tensor.rows == shape.rows, tensor.columns == shape.columns else {
                     throw Failure(
                         .badData,
-                        "the adapter's tensor \(tensor.role) of \(tensor.map) is \(tensor.rows) x \(tensor.columns) with rank \(tensor.rank), but a \(map.outputs) x \(map.inputs) matrix needs \(shape.rows) x \(shape.columns): adapter and base do not belong together")
+                        "the adapter's tensor \(tensor.role) of \(tensor.map) is \(tensor.rows) x \(tensor.columns) with rank \(tensor.rank), but a \(map.outputs) x \(map.inputs) matrix needs \(shape.rows) x \(shape.columns): adapter and base do not belong together"
+                    )
                 }
                 guard pieces[tensor.map]?[tensor.role] == nil else {
                     throw Failure(.badData, "the adapter has two tensors \(tensor.role) for \(tensor.map)")
@@ -108,7 +110,8 @@ final class AdapterBinding {
                     let core = roleCore.flatMap { found[$0] }
                     guard found[roleA] != nil || found[roleB] != nil || core != nil else { continue }
                     guard let a = found[roleA], let b = found[roleB] else {
-                        throw Failure(.badData, "the adapter of \(name) lacks \(found[roleA] == nil ? "A" : "B"); both are needed")
+                        throw Failure(
+                            .badData, "the adapter of \(name) lacks \(found[roleA] == nil ? "A" : "B"); both are needed")
                     }
                     let ranks = [a, b, core].compactMap { $0?.tensor.rank }
                     let scales = [a, b, core].compactMap { $0?.tensor.scale }

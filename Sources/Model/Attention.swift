@@ -104,15 +104,20 @@ struct Attention {
                 let dots = ds + rows * lead
                 let first = (range.lowerBound + start) * width + head * d
                 gemm(transposeB: true, m: rows, n: visible, k: d, queries + first, lda: width, k, ldb: keyWidth, p, ldc: lead)
-                gemm(transposeB: true, m: rows, n: visible, k: d, outputGradient + first, lda: width, v, ldb: keyWidth, ds, ldc: lead)
+                gemm(
+                    transposeB: true, m: rows, n: visible, k: d, outputGradient + first, lda: width, v, ldb: keyWidth, ds,
+                    ldc: lead)
                 tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots)
                 tributary_causal_softmax_backward(
-                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start, dots)
+                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start,
+                    dots)
                 let beta: Float = tile == tiles - 1 ? 0 : 1
                 gemm(
                     transposeA: true, m: visible, n: d, k: rows, p, lda: lead, outputGradient + first, ldb: width, beta: beta, dv,
                     ldc: width)
-                gemm(transposeA: true, m: visible, n: d, k: rows, ds, lda: lead, queries + first, ldb: width, beta: beta, dk, ldc: width)
+                gemm(
+                    transposeA: true, m: visible, n: d, k: rows, ds, lda: lead, queries + first, ldb: width, beta: beta, dk,
+                    ldc: width)
                 gemm(m: rows, n: d, k: visible, ds, lda: lead, k, ldb: keyWidth, queryGradient + first, ldc: width)
             }
         }

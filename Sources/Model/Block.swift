@@ -167,7 +167,8 @@ struct Block {
         let (path, hidden, epsilon) = (path, shape.hidden, shape.epsilon)
         forTokens(tokens) { range in
             let first = range.lowerBound * hidden
-            tributary_rms_norm(path, x + first, hidden, weights, range.count, hidden, epsilon, y + first, hidden, inverses + range.lowerBound)
+            tributary_rms_norm(
+                path, x + first, hidden, weights, range.count, hidden, epsilon, y + first, hidden, inverses + range.lowerBound)
         }
     }
 
@@ -217,7 +218,8 @@ struct Block {
         LinearMaps.forward(
             Array(maps[0..<3]), tokens: tokens, x: normed, projections: record.projections,
             into: [
-                shape.hasQueryKeyNorm ? record.plainQueries : record.queries, shape.hasQueryKeyNorm ? record.plainKeys : record.keys,
+                shape.hasQueryKeyNorm ? record.plainQueries : record.queries,
+                shape.hasQueryKeyNorm ? record.plainKeys : record.keys,
                 record.values,
             ])
         place(record, places)
@@ -271,7 +273,8 @@ struct Block {
             forTokens(tokens) { range in
                 let first = range.lowerBound * hidden
                 tributary_rms_norm_backward(
-                    path, x + first, hidden, weights, inverses + range.lowerBound, normedGradient + first, hidden, range.count, hidden,
+                    path, x + first, hidden, weights, inverses + range.lowerBound, normedGradient + first, hidden, range.count,
+                    hidden,
                     residualGradient + first, hidden, 1)
             }
         }
@@ -281,7 +284,8 @@ struct Block {
         backward(6..<7, x: workspace.product.pointer, dy: [residualGradient], dx: productGradient)
         forTokens(tokens) { range in
             let first = range.lowerBound * intermediate
-            tributary_swiglu_backward(path, record.gate + first, record.up + first, productGradient + first, range.count * intermediate)
+            tributary_swiglu_backward(
+                path, record.gate + first, record.up + first, productGradient + first, range.count * intermediate)
         }
         norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
         backward(4..<6, x: normed, dy: [record.gate, record.up], dx: normedGradient)
@@ -297,7 +301,10 @@ struct Block {
             valueGradient: workspace.valueGradient.pointer)
         let d = shape.attention.headSize
         for (heads, width, normWeights, plain, inverses, target) in [
-            (shape.attention.headCount, shape.queryWidth, layer.queryNorm, record.plainQueries, record.queryInverses, queryGradient),
+            (
+                shape.attention.headCount, shape.queryWidth, layer.queryNorm, record.plainQueries, record.queryInverses,
+                queryGradient
+            ),
             (
                 shape.attention.keyValueHeadCount, shape.keyWidth, layer.keyNorm, record.plainKeys, record.keyInverses,
                 keyGradient
@@ -317,7 +324,8 @@ struct Block {
         }
         norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
         backward(
-            0..<3, x: normed, dy: [queryGradient, keyGradient, workspace.valueGradient.pointer], dx: needsInput ? normedGradient : nil)
+            0..<3, x: normed, dy: [queryGradient, keyGradient, workspace.valueGradient.pointer],
+            dx: needsInput ? normedGradient : nil)
         if needsInput { addNormGradient(x, layer.attentionNorm, record.inputInverses) }
     }
 }

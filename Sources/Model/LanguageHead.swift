@@ -35,7 +35,8 @@ final class LanguageHead {
                 if isSmall {
                     for token in 0..<count {
                         tributary_dot_rows(
-                            path, tile, lead, rows.count, hidden, states + token * hidden, target + token * vocabulary + rows.lowerBound)
+                            path, tile, lead, rows.count, hidden, states + token * hidden,
+                            target + token * vocabulary + rows.lowerBound)
                     }
                 } else {
                     gemm(
@@ -97,7 +98,9 @@ final class LanguageHead {
                 forTokens(count) { range in
                     let (first, size) = (range.lowerBound * hidden, range.count * hidden)
                     (target + first).update(from: sums + first, count: size)
-                    for part in 1..<max(1, parts) { tributary_add(path, target + first, sums + part * count * hidden + first, size) }
+                    for part in 1..<max(1, parts) {
+                        tributary_add(path, target + first, sums + part * count * hidden + first, size)
+                    }
                 }
             }
             start += count

@@ -50,7 +50,8 @@ public final class LanguageModel: Sendable {
         func floats(_ name: String) throws(Failure) -> [Float] {
             let values = try checkpoint.tensor(name).floats()
             if let index = values.firstIndex(where: { !$0.isFinite }) {
-                throw Failure(.badData, "\(checkpoint.path): tensor \(name) holds \(values[index]) at \(index); fetch the checkpoint again")
+                throw Failure(
+                    .badData, "\(checkpoint.path): tensor \(name) holds \(values[index]) at \(index); fetch the checkpoint again")
             }
             return values
         }

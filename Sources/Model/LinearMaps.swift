@@ -57,7 +57,9 @@ enum LinearMaps {
             let range = Parallel.range(task % chunks, of: tokens, size: tokensPerTask)
             let r = branch.rank
             let u = projections + branch.offset * tokens + range.lowerBound * r
-            gemm(transposeB: true, m: range.count, n: r, k: inputs, x + range.lowerBound * inputs, lda: inputs, branch.a, ldb: inputs, u, ldc: r)
+            gemm(
+                transposeB: true, m: range.count, n: r, k: inputs, x + range.lowerBound * inputs, lda: inputs, branch.a,
+                ldb: inputs, u, ldc: r)
             if let core = branch.core {
                 gemm(transposeB: true, m: range.count, n: r, k: r, u, lda: r, core, ldb: r, u + tokens * r, ldc: r)
             }
@@ -81,7 +83,9 @@ enum LinearMaps {
                     for row in 0..<m {
                         tributary_dot_rows(path, weights, lead, n, inputs, source + row * inputs, y + row * width)
                         if let residual {
-                            tributary_add(path, y + row * width, residual + (tile.tokens.lowerBound + row) * width + tile.rows.lowerBound, n)
+                            tributary_add(
+                                path, y + row * width, residual + (tile.tokens.lowerBound + row) * width + tile.rows.lowerBound, n
+                            )
                         }
                     }
                 } else {
@@ -100,7 +104,8 @@ enum LinearMaps {
                 let r = branch.rank
                 let h = projections + branch.offset * tokens + (branch.core == nil ? 0 : tokens * r) + tile.tokens.lowerBound * r
                 gemm(
-                    transposeB: true, m: m, n: n, k: r, alpha: branch.scale, h, lda: r, branch.b + tile.rows.lowerBound * r, ldb: r,
+                    transposeB: true, m: m, n: n, k: r, alpha: branch.scale, h, lda: r, branch.b + tile.rows.lowerBound * r,
+                    ldb: r,
                     beta: 1, y, ldc: width)
             }
             if let bias = map.bias {
@@ -135,7 +140,9 @@ enum LinearMaps {
             let (r, width) = (branch.rank, group[map].outputs)
             let du = projectionGradients + branch.offset * tokens + range.lowerBound * r
             let dh = branch.core == nil ? du : du + tokens * r
-            gemm(m: range.count, n: r, k: width, alpha: branch.scale, dy[map] + range.lowerBound * width, lda: width, branch.b, ldb: r, dh, ldc: r)
+            gemm(
+                m: range.count, n: r, k: width, alpha: branch.scale, dy[map] + range.lowerBound * width, lda: width, branch.b,
+                ldb: r, dh, ldc: r)
             if let core = branch.core { gemm(m: range.count, n: r, k: r, dh, lda: r, core, ldb: r, du, ldc: r) }
         }
         enum Work {
@@ -155,7 +162,9 @@ enum LinearMaps {
         if gradient != nil {
             for (index, item) in branches.enumerated() {
                 if item.branch.gradientA != nil { cut(inputs, rowsPerStep) { work.append(.a(branch: index, columns: $0)) } }
-                if item.branch.gradientB != nil { cut(group[item.map].outputs, rowsPerStep) { work.append(.b(branch: index, rows: $0)) } }
+                if item.branch.gradientB != nil {
+                    cut(group[item.map].outputs, rowsPerStep) { work.append(.b(branch: index, rows: $0)) }
+                }
                 if item.branch.gradientCore != nil { work.append(.core(branch: index)) }
             }
         }
@@ -169,7 +178,8 @@ enum LinearMaps {
                         map.weight.withTile(rows: rows, columns: columns) { weights, lead in
                             gemm(
                                 m: range.count, n: columns.count, k: rows.count,
-                                dy[index] + range.lowerBound * map.outputs + rows.lowerBound, lda: map.outputs, weights, ldb: lead,
+                                dy[index] + range.lowerBound * map.outputs + rows.lowerBound, lda: map.outputs, weights,
+                                ldb: lead,
                                 beta: isFirst ? 0 : 1, target, ldc: inputs)
                         }
                         isFirst = false
@@ -178,7 +188,8 @@ enum LinearMaps {
                         let r = branch.rank
                         let du = projectionGradients + branch.offset * tokens + range.lowerBound * r
                         gemm(
-                            m: range.count, n: columns.count, k: r, du, lda: r, branch.a + columns.lowerBound, ldb: inputs, beta: 1,
+                            m: range.count, n: columns.count, k: r, du, lda: r, branch.a + columns.lowerBound, ldb: inputs,
+                            beta: 1,
                             target, ldc: inputs)
                     }
                 }

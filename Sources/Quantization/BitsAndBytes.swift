@@ -46,7 +46,9 @@ struct QuantizationState {
         dtype = json["dtype"]?.text ?? "float32"
         shape = json["shape"]?.elements?.compactMap(\.int) ?? []
         guard json["nested_offset"] != nil else { return }
-        guard let offset = json["nested_offset"]?.double, offset.isFinite, let nestedBlock = json["nested_blocksize"]?.int, nestedBlock > 0 else {
+        guard let offset = json["nested_offset"]?.double, offset.isFinite, let nestedBlock = json["nested_blocksize"]?.int,
+            nestedBlock > 0
+        else {
             throw wrong("has no valid nested_blocksize and nested_offset")
         }
         nestedBlockSize = nestedBlock
@@ -70,7 +72,9 @@ extension FourBitCodes {
     /// The codes of a packed weight, left in the mapped file, and the format's name.
     ///
     /// - Throws: `Failure` that names the tensor that is missing or wrong
-    public static func load(map: LinearMap, from checkpoint: CheckpointFolder) throws(Failure) -> (codes: FourBitCodes, name: String) {
+    public static func load(
+        map: LinearMap, from checkpoint: CheckpointFolder
+    ) throws(Failure) -> (codes: FourBitCodes, name: String) {
         let name = map.name + ".weight"
         let packed = try checkpoint.tensor(name)
         let prefix = name + ".quant_state.bitsandbytes__"
@@ -79,10 +83,14 @@ extension FourBitCodes {
         func wrong(_ what: String) -> Failure { Failure(.badData, "\(packed.file.path): \(what); fetch the checkpoint again") }
         let count = map.outputs * map.inputs
         guard packed.range.count == (count + 1) / 2 else {
-            throw wrong("tensor \(name) has \(packed.range.count) bytes, but a \(map.outputs) x \(map.inputs) matrix needs \((count + 1) / 2)")
+            throw wrong(
+                "tensor \(name) has \(packed.range.count) bytes, but a \(map.outputs) x \(map.inputs) matrix needs \((count + 1) / 2)"
+            )
         }
         let table = try checkpoint.tensor(name + ".quant_map").floats()
-        guard table.count == 16, table.allSatisfy(\.isFinite) else { throw wrong("tensor \(name).quant_map is not 16 finite numbers") }
+        guard table.count == 16, table.allSatisfy(\.isFinite) else {
+            throw wrong("tensor \(name).quant_map is not 16 finite numbers")
+        }
         let blocks = (count + state.blockSize - 1) / state.blockSize
         let absmax = try checkpoint.tensor(name + ".absmax")
         guard absmax.count == blocks else { throw wrong("tensor \(absmax.name) has \(absmax.count) scales, not \(blocks)") }
@@ -91,7 +99,10 @@ extension FourBitCodes {
             if let index = scales.firstIndex(where: { !$0.isFinite }) {
                 throw wrong("tensor \(absmax.name) holds \(scales[index]) at \(index)")
             }
-            return (FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .plain(scales)), state.type)
+            return (
+                FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .plain(scales)),
+                state.type
+            )
         }
         guard let offset = state.nestedOffset else { throw wrong("tensor \(stored.name) has no nested_offset") }
         let nestedMap = try checkpoint.tensor(name + ".nested_quant_map").floats()
@@ -99,13 +110,17 @@ extension FourBitCodes {
         guard nestedMap.count == 256, nestedMap.allSatisfy(\.isFinite) else {
             throw wrong("tensor \(name).nested_quant_map is not 256 finite numbers")
         }
-        guard nestedScales.count == (blocks + state.nestedBlockSize - 1) / state.nestedBlockSize, nestedScales.allSatisfy(\.isFinite) else {
+        guard nestedScales.count == (blocks + state.nestedBlockSize - 1) / state.nestedBlockSize,
+            nestedScales.allSatisfy(\.isFinite)
+        else {
             throw wrong("tensor \(name).nested_absmax does not hold one finite number for \(state.nestedBlockSize) scales")
         }
         let nested = NestedScales(
             codes: Array(absmax.bytes), map: nestedMap, scales: nestedScales, offset: Float(offset),
             blockSize: state.nestedBlockSize)
-        return (FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .nested(nested)), state.type)
+        return (
+            FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .nested(nested)), state.type
+        )
     }
 
     /// The tensors that bitsandbytes reads for a weight, the packed codes first.

@@ -14,7 +14,8 @@ struct DenseSource: Sendable {
         guard [.f32, .f16, .bf16].contains(tensor.dtype) else {
             throw Failure(
                 .badData,
-                "\(tensor.file.path): tensor \(tensor.name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 weights are supported")
+                "\(tensor.file.path): tensor \(tensor.name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 weights are supported"
+            )
         }
         self.tensor = tensor
     }

@@ -56,7 +56,8 @@ public enum NF4 {
         if let block = scales.firstIndex(where: { !$0.isFinite }) {
             throw Failure(
                 .badData,
-                "\(name) holds a value that is not finite among elements \(block * blockSize) to \(min(count, (block + 1) * blockSize) - 1); the checkpoint is damaged, fetch it again")
+                "\(name) holds a value that is not finite among elements \(block * blockSize) to \(min(count, (block + 1) * blockSize) - 1); the checkpoint is damaged, fetch it again"
+            )
         }
         return FourBitCodes(
             table: table, blockSize: blockSize, packed: .owned(packed),
@@ -80,7 +81,8 @@ public enum NF4 {
         _ tensor: StoredTensor, blockSize: Int = defaultBlockSize, nested: Bool = true
     ) throws(Failure) -> FourBitCodes {
         let source = try DenseSource(tensor)
-        return try encode(name: "tensor \(tensor.name)", count: tensor.count, blockSize: blockSize, nested: nested) { range, target in
+        return try encode(name: "tensor \(tensor.name)", count: tensor.count, blockSize: blockSize, nested: nested) {
+            range, target in
             source.decode(columns: source.count, rows: 0..<1, range, into: target, stride: range.count)
             let bytes = tensor.range.lowerBound + range.lowerBound * tensor.dtype.size
             tensor.file.release(bytes..<bytes + range.count * tensor.dtype.size)

@@ -60,7 +60,8 @@ public final class QuantizedMatrix: Sendable {
     public convenience init(stored tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
         guard tensor.shape == [rows, columns], rows > 0, columns > 0 else {
             throw Failure(
-                .badData, "\(tensor.file.path): tensor \(tensor.name) has shape \(tensor.shape), but \([rows, columns]) is needed")
+                .badData, "\(tensor.file.path): tensor \(tensor.name) has shape \(tensor.shape), but \([rows, columns]) is needed"
+            )
         }
         self.init(rows: rows, columns: columns, .stored(try DenseSource(tensor)))
     }
@@ -141,14 +142,17 @@ public final class QuantizedMatrix: Sendable {
     ///
     /// - Throws: `Failure` if the checkpoint is quantized and another quantization is asked for, if its quantization
     ///   is damaged, or if a weight is not finite
-    public static func load(map: LinearMap, from checkpoint: CheckpointFolder, as form: WeightForm) throws(Failure) -> QuantizedMatrix {
+    public static func load(
+        map: LinearMap, from checkpoint: CheckpointFolder, as form: WeightForm
+    ) throws(Failure) -> QuantizedMatrix {
         let tensor = try checkpoint.tensor(map.name + ".weight")
         let (rows, columns) = (map.outputs, map.inputs)
         if checkpoint.isBitsAndBytes4Bit(map.name) {
             guard form == .stored || form == .none else {
                 throw Failure(
                     .usage,
-                    "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32")
+                    "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32"
+                )
             }
             let (codes, name) = try FourBitCodes.load(map: map, from: checkpoint)
             let matrix = QuantizedMatrix(codes, rows: rows, columns: columns, name: name)

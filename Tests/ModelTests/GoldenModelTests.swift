@@ -46,8 +46,10 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         let entries = try PEFTAdapter(folder: Golden.path("models/\(name)/adapter")).entries
         let tensors = entries.flatMap { entry in
             [
-                AdapterTensor(map: entry.map, role: .loraA, rows: entry.rank, columns: entry.inputs, rank: entry.rank, scale: entry.scale),
-                AdapterTensor(map: entry.map, role: .loraB, rows: entry.outputs, columns: entry.rank, rank: entry.rank, scale: entry.scale),
+                AdapterTensor(
+                    map: entry.map, role: .loraA, rows: entry.rank, columns: entry.inputs, rank: entry.rank, scale: entry.scale),
+                AdapterTensor(
+                    map: entry.map, role: .loraB, rows: entry.outputs, columns: entry.rank, rank: entry.rank, scale: entry.scale),
             ]
         }
         return AdapterWeights(
@@ -56,12 +58,14 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
 
     @Test(arguments: names)
     func `logits and losses of the base and of the adapter are those of transformers`(name: String) throws {
-        let model = try LanguageModel(checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
+        let model = try LanguageModel(
+            checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
         let file = try SafetensorsFile(path: Golden.path("models/\(name)/expected.safetensors"))
         let golden = try GoldenBatch(file)
         for (prefix, weights) in [("base", empty), ("adapter", try adapter(name, model))] {
             let adapted = try AdaptedModel(model: model, weights: weights)
-            let logits = Closeness(try adapted.logits(golden.batch), try golden.kept(try #require(file.tensors[prefix + "_logits"])))
+            let logits = Closeness(
+                try adapted.logits(golden.batch), try golden.kept(try #require(file.tensors[prefix + "_logits"])))
             #expect(logits.isWithin(ofLargest: 1e-4), "\(name) \(prefix): \(logits)")
             let parts = try adapted.loss(golden.batch)
             let mean = parts.reduce(0) { $0 + $1.loss } / Double(parts.reduce(0) { $0 + $1.targets })
@@ -72,7 +76,8 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
 
     @Test(arguments: names)
     func `every gradient is that of peft`(name: String) throws {
-        let model = try LanguageModel(checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
+        let model = try LanguageModel(
+            checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
         let file = try SafetensorsFile(path: Golden.path("models/\(name)/expected.safetensors"))
         let golden = try GoldenBatch(file)
         let weights = try adapter(name, model)
@@ -116,7 +121,8 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
 
     @Test(arguments: names)
     func `decoding token by token gives the logits of the whole sequence`(name: String) throws {
-        let model = try LanguageModel(checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
+        let model = try LanguageModel(
+            checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored)
         let golden = try GoldenBatch(try SafetensorsFile(path: Golden.path("models/\(name)/expected.safetensors")))
         let adapted = try AdaptedModel(model: model, weights: try adapter(name, model))
         let all = try adapted.logits(golden.batch)

@@ -63,18 +63,24 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
             let norm = own.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
             #expect(norm > 0, "\(tensor.map) \(tensor.role) has no gradient")
             // Along the gradient itself, and along a random direction.
-            for direction in [own.map { $0 / Float(norm) }, own.map { _ in generator.symmetric(1 / Float(own.count).squareRoot()) }] {
+            for direction in [
+                own.map { $0 / Float(norm) }, own.map { _ in generator.symmetric(1 / Float(own.count).squareRoot()) },
+            ] {
                 let slope = zip(own, direction).reduce(0.0) { $0 + Double($1.0) * Double($1.1) }
                 let step: Float = 4e-3
                 var losses: [Double] = []
                 for sign: Float in [1, -1] {
                     var moved = weights
-                    for (offset, position) in range.enumerated() { moved.trained.values[position] += sign * step * direction[offset] }
+                    for (offset, position) in range.enumerated() {
+                        moved.trained.values[position] += sign * step * direction[offset]
+                    }
                     try model.load(moved)
                     losses.append(try total(model, batch))
                 }
                 let measured = (losses[0] - losses[1]) / Double(2 * step)
-                #expect(abs(measured - slope) <= 0.01 * norm + 0.02, "\(tensor.map) \(tensor.role): \(measured), not \(slope) of \(norm)")
+                #expect(
+                    abs(measured - slope) <= 0.01 * norm + 0.02,
+                    "\(tensor.map) \(tensor.role): \(measured), not \(slope) of \(norm)")
             }
         }
     }
@@ -103,7 +109,8 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
     @Test func `the dense gradient is what the adapter's gradients are made of`() throws {
         let tiny = TinyModel()
         let model = try tiny.load()
-        let specification = try AdapterSpecification(method: .lora, maps: model.linearMaps, rank: 3, alpha: 5, rankStabilized: false)
+        let specification = try AdapterSpecification(
+            method: .lora, maps: model.linearMaps, rank: 3, alpha: 5, rankStabilized: false)
         let weights = randomWeights(specification)
         let adapted = try AdaptedModel(model: model, weights: weights)
         let batch = tiny.batch([40, 7])
@@ -149,7 +156,8 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
     @Test func `a correction that is the adapter's product gives the adapter's logits`() throws {
         let tiny = TinyModel()
         let model = try tiny.load()
-        let specification = try AdapterSpecification(method: .lora, maps: model.linearMaps, rank: 3, alpha: 3, rankStabilized: false)
+        let specification = try AdapterSpecification(
+            method: .lora, maps: model.linearMaps, rank: 3, alpha: 3, rankStabilized: false)
         let weights = randomWeights(specification)
         let adapted = try AdaptedModel(model: model, weights: weights)
         let batch = tiny.batch([12, 5])
@@ -184,9 +192,13 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
         let decoder = adapted.makeDecoder()
         _ = try decoder.prefill([Int32](repeating: 1, count: 16))
         #expect(throws: Failure.self) { try decoder.step(1) }
-        func weights(_ tensors: [AdapterTensor]) -> AdapterWeights { AdapterWeights(trained: AdapterState(zeros: AdapterLayout(tensors))) }
+        func weights(_ tensors: [AdapterTensor]) -> AdapterWeights {
+            AdapterWeights(trained: AdapterState(zeros: AdapterLayout(tensors)))
+        }
         let name = model.linearMaps[0].name
-        func tensor(_ map: String, _ role: AdapterRole, _ rows: Int, _ columns: Int, rank: Int = 2, scale: Float = 1) -> AdapterTensor {
+        func tensor(
+            _ map: String, _ role: AdapterRole, _ rows: Int, _ columns: Int, rank: Int = 2, scale: Float = 1
+        ) -> AdapterTensor {
             AdapterTensor(map: map, role: role, rows: rows, columns: columns, rank: rank, scale: scale)
         }
         for wrong in [

@@ -67,7 +67,9 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
             let weighted = zip(w, dy[range]).map { Double($0) * Double($1) }
             let mean = zip(weighted, own).reduce(0) { $0 + $1.0 * $1.1 } / Double(columns)
             #expect(Closeness(y[range].map(Double.init), zip(own, w).map { $0 * r * Double($1) }).isWithin(norm: 1e-6))
-            let expected = (0..<columns).map { Double(before[row * columns + $0]) + r * weighted[$0] - own[$0] * r * r * r * mean }
+            let expected = (0..<columns).map {
+                Double(before[row * columns + $0]) + r * weighted[$0] - own[$0] * r * r * r * mean
+            }
             #expect(Closeness(dx[range].map(Double.init), expected).isWithin(norm: 1e-5))
         }
     }
@@ -85,8 +87,10 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
         }
         let (first, second) = (turned[heads * size], turned[heads * size + size / 2])
         let angle = Double(angles[3 * size / 2])
-        #expect(abs(Double(first) - (Double(x[heads * size]) * cos(angle) - Double(x[heads * size + size / 2]) * sin(angle))) < 1e-6)
-        #expect(abs(Double(second) - (Double(x[heads * size + size / 2]) * cos(angle) + Double(x[heads * size]) * sin(angle))) < 1e-6)
+        #expect(
+            abs(Double(first) - (Double(x[heads * size]) * cos(angle) - Double(x[heads * size + size / 2]) * sin(angle))) < 1e-6)
+        #expect(
+            abs(Double(second) - (Double(x[heads * size + size / 2]) * cos(angle) + Double(x[heads * size]) * sin(angle))) < 1e-6)
         var back = turned
         tributary_rotate(KernelPath.active.rawValue, &back, heads * size, rows, heads, size, c, s, positions, -1)
         #expect(Closeness(back, x).isWithin(norm: 1e-6))
@@ -185,7 +189,9 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
                 tributary_dot_rows(path, matrix, columns, 6, columns, x, &y)
                 return y
             }
-            let expected = (0..<6).map { row in (0..<columns).reduce(0.0) { $0 + Double(matrix[row * columns + $1]) * Double(x[$1]) } }
+            let expected = (0..<6).map { row in
+                (0..<columns).reduce(0.0) { $0 + Double(matrix[row * columns + $1]) * Double(x[$1]) }
+            }
             #expect(Closeness(y.map(Double.init), expected).isWithin(norm: 1e-5))
         }
     }

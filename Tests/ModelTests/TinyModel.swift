@@ -45,12 +45,18 @@ struct TinyModel {
         for (name, shape) in configuration.denseTensors {
             let isNorm = name.contains("norm")
             tensors.append(
-                (name, shape, (0..<shape.reduce(1, *)).map { _ in isNorm ? 1 + 0.3 * generator.symmetric(1) : generator.symmetric(0.7) }))
+                (
+                    name, shape,
+                    (0..<shape.reduce(1, *)).map { _ in isNorm ? 1 + 0.3 * generator.symmetric(1) : generator.symmetric(0.7) }
+                ))
         }
         for map in configuration.linearMaps {
             let bound = 2 / Float(map.inputs).squareRoot()
             tensors.append(
-                (map.name + ".weight", [map.outputs, map.inputs], (0..<map.outputs * map.inputs).map { _ in generator.symmetric(bound) }))
+                (
+                    map.name + ".weight", [map.outputs, map.inputs],
+                    (0..<map.outputs * map.inputs).map { _ in generator.symmetric(bound) }
+                ))
         }
         try writeSafetensors(folder + "/model.safetensors", floats: tensors)
         return try LanguageModel(checkpoint: try CheckpointFolder(path: folder), quantization: form)

@@ -94,7 +94,8 @@ private func NSTemporaryDirectoryPath() -> String {
         for type in [TensorType.f16, .bf16] {
             let path = folder.path + "/\(type.rawValue).safetensors"
             try writeSafetensors(
-                path, tensors: [(name: "x", type: type, shape: [2, 1 << 15], bytes: all.withUnsafeBytes { Array($0) })], metadata: [:])
+                path, tensors: [(name: "x", type: type, shape: [2, 1 << 15], bytes: all.withUnsafeBytes { Array($0) })],
+                metadata: [:])
             let file = try SafetensorsFile(path: path)
             let matrix = try QuantizedMatrix(stored: try #require(file.tensors["x"]), rows: 2, columns: 1 << 15)
             for path in KernelPath.supported {
@@ -147,8 +148,11 @@ private func NSTemporaryDirectoryPath() -> String {
                 name: map.name + ".weight", shape: tensor.shape, dtype: tensor.dtype)
             #expect(
                 parts.map(\.declaration)
-                    == FourBitCodes.declarations(name: map.name + ".weight", shape: tensor.shape, dtype: tensor.dtype, nested: nested))
-            for part in parts { tensors.append((part.declaration.name, part.declaration.dtype, part.declaration.shape, part.bytes)) }
+                    == FourBitCodes.declarations(
+                        name: map.name + ".weight", shape: tensor.shape, dtype: tensor.dtype, nested: nested))
+            for part in parts {
+                tensors.append((part.declaration.name, part.declaration.dtype, part.declaration.shape, part.bytes))
+            }
         }
         try writeSafetensors(folder.path + "/model.safetensors", tensors: tensors, metadata: ["format": "pt"])
         var configuration = try readJSON(Golden.path("models/llama-gqa/config.json"))
@@ -160,7 +164,8 @@ private func NSTemporaryDirectoryPath() -> String {
         for (index, map) in maps.enumerated() {
             #expect(written.isBitsAndBytes4Bit(map.name))
             let direct = QuantizedMatrix(
-                try NF4.encode(try source.tensor(map.name + ".weight"), nested: index % 2 == 0), rows: map.outputs, columns: map.inputs)
+                try NF4.encode(try source.tensor(map.name + ".weight"), nested: index % 2 == 0), rows: map.outputs,
+                columns: map.inputs)
             let read = try QuantizedMatrix.load(map: map, from: written, as: .stored)
             #expect(read.formatName == "nf4" && read.byteCount == direct.byteCount)
             #expect(read.decoded().map(\.bitPattern) == direct.decoded().map(\.bitPattern))
@@ -176,7 +181,8 @@ private func NSTemporaryDirectoryPath() -> String {
         for map in source.configuration.linearMaps {
             let reference = try source.tensor(map.name + ".weight").floats()
             for (checkpoint, form, tolerance) in [
-                (serialized, WeightForm.stored, 0.12), (source, .stored, 0), (source, .none, 0), (source, .nf4, 0.12), (source, .int8, 0.01),
+                (serialized, WeightForm.stored, 0.12), (source, .stored, 0), (source, .none, 0), (source, .nf4, 0.12),
+                (source, .int8, 0.01),
             ] {
                 let matrix = try QuantizedMatrix.load(map: map, from: checkpoint, as: form)
                 #expect(Closeness(matrix.decoded(), reference).isWithin(norm: tolerance), "\(map.name) \(form)")

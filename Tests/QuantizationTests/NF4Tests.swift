@@ -75,7 +75,8 @@ private struct Case {
         for item in cases where item.format == "nf4" && !item.nested {
             let stored = try tensor(item.input)
             let codes = try NF4.encode(stored, blockSize: item.blockSize, nested: false)
-            #expect(codes.packedBytes == (try NF4.encode(try stored.floats(), blockSize: item.blockSize, nested: false).packedBytes))
+            #expect(
+                codes.packedBytes == (try NF4.encode(try stored.floats(), blockSize: item.blockSize, nested: false).packedBytes))
         }
     }
 
