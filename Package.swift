@@ -79,6 +79,9 @@ let package = Package(
                 "Training", "Plan", "ClientCore",
             ]),
 
+        // The demo's base model, as bytes inside the program.
+        .target(name: "DemoModel", exclude: ["files"]),
+
         // The three programs, and how they start, log, stop and end.
         library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(

@@ -11,6 +11,7 @@ import FoundationEssentials
 import Plan
 import Primitives
 import Programs
+import Tokenizers
 import Training
 
 struct DemoCommand: ParsableCommand {
