@@ -7,7 +7,7 @@ import ArgumentParser
 import Glibc
 import Primitives
 
-struct CoordinatorRole: ParsableCommand {
+struct CoordinatorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "coordinator", abstract: "Run a federation: start, status, export, forget (tributary-coordinator).")
 
@@ -17,7 +17,7 @@ struct CoordinatorRole: ParsableCommand {
     func run() throws { try RoleProgram.replaceProcess(with: "tributary-coordinator", arguments) }
 }
 
-struct ClientRole: ParsableCommand {
+struct ClientCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "client", abstract: "Take part in a federation: join (tributary-client).")
 
