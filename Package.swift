@@ -84,7 +84,7 @@ let package = Package(
         .executableTarget(
             name: "tributary",
             dependencies: [
-                "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
                 "Programs", argumentParser, logging,
             ],

@@ -10,7 +10,8 @@ import Programs
         abstract: "Federated fine-tuning of language models, for machines people already own.",
         version: Version.current,
         subcommands: [
-            DemoCommand.self, SimulateCommand.self, CoordinatorCommand.self, ClientCommand.self, ModelCommand.self,
+            DemoCommand.self,
+            SimulateCommand.self, CoordinatorRole.self, ClientRole.self, ModelCommand.self,
             BenchCommand.self, DoctorCommand.self,
         ])
 

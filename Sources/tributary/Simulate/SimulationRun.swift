@@ -8,10 +8,10 @@ import CoordinatorCore
 import CoordinatorStore
 import Datasets
 import FoundationEssentials
+import LinearAlgebra
 import Plan
 import Primitives
 import Programs
-import Quantization
 import Simulation
 import Training
 
@@ -52,7 +52,7 @@ struct SimulationRun {
         let federation = try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
-            kernelPath: try KernelPath.current().rawValue, stopwatch: { clock.now - began }
+            kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
         ) { name, index in
             try EngineWork(
                 name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
@@ -65,10 +65,10 @@ struct SimulationRun {
         if done > 0, !isQuiet { Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite") }
         let reporter = RoundReporter(store: store, output: output, evaluates: evaluation != nil, done: done, report: report)
         var problem: Failure?
-        federation.service.observer = { changes in
+        federation.service.observer = { (changes: [StoreChange]) in
             do throws(Failure) { try reporter.observe(changes) } catch { problem = problem ?? error }
         }
-        do {
+        do throws(Failure) {
             try federation.run { _, _ in }
         } catch {
             progress.clear()
