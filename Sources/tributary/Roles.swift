@@ -7,7 +7,7 @@ import ArgumentParser
 import Glibc
 import Primitives
 
-struct CoordinatorCommand: ParsableCommand {
+struct CoordinatorRole: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "coordinator", abstract: "Run a federation: start, status, export, forget (tributary-coordinator).")
 
@@ -17,7 +17,7 @@ struct CoordinatorCommand: ParsableCommand {
     func run() throws { try RoleProgram.replaceProcess(with: "tributary-coordinator", arguments) }
 }
 
-struct ClientCommand: ParsableCommand {
+struct ClientRole: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "client", abstract: "Take part in a federation: join (tributary-client).")
 
