@@ -134,5 +134,6 @@ let package = Package(
             [
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
             ]),
+        tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )
