@@ -12,7 +12,6 @@ let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: 
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
-let csv = Target.Dependency.product(name: "SwiftCSV", package: "SwiftCSV")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: strict)
@@ -34,7 +33,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
-        .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
     ],
     targets: [
         // What everything stands on.
@@ -52,7 +50,7 @@ let package = Package(
 
         // The client's engine: text to tokens to gradients.
         library("Tokenizers", ["Primitives"]),
-        library("Datasets", ["Primitives", "Tokenizers", csv]),
+        library("Datasets", ["Primitives", "Tokenizers"]),
         library("Model", ["Primitives", "LinearAlgebra", "CKernels", "Quantization", "Adapters", "Checkpoints"]),
         library(
             "Training",
@@ -78,6 +76,9 @@ let package = Package(
                 "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "ClientCore",
             ]),
+
+        // The demo's base model, as bytes inside the program.
+        .target(name: "DemoModel", exclude: ["files"]),
 
         // The three programs, and how they start, log, stop and end.
         library("Programs", ["Primitives", argumentParser, logging]),
@@ -133,5 +134,6 @@ let package = Package(
             [
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
             ]),
+        tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )

@@ -28,6 +28,8 @@ struct JoinCommand: ParsableCommand {
     var data: String
     @Option(help: ArgumentHelp("Held-out examples, on which each round's adapter is evaluated.", valueName: "file"))
     var evalData: String?
+    @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
+    var chatTemplate: String?
     @Option(help: "The largest rank that this machine can train (flora).")
     var maxRank: Int?
     @Option(
@@ -53,7 +55,7 @@ struct JoinCommand: ParsableCommand {
         let statePath = try state ?? StatePlace.standard(coordinator: address, name: name)
         let storage = try ClientFolder(path: statePath)
 
-        let engineBase = try EngineBase(modelFolder: model)
+        let engineBase = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(
             name: name, base: engineBase, data: data, evaluationData: evalData, channel: channel, logger: logger)

@@ -94,7 +94,7 @@ final class ProcessChannel: ClientChannel, @unchecked Sendable {
             using: &generator, now: { (ContinuousClock.now - began) / .seconds(1) },
             wait: { seconds, reason in
                 guard !Interrupts.isInterrupted else { return false }
-                logger.warning("\(reason); asking again in \(Readable.duration(seconds: seconds))")
+                logger.warning("\(reason); asking again\(seconds < 0.1 ? "" : " in \(Readable.duration(seconds: seconds))")")
                 return Interrupts.sleep(seconds: seconds)
             }, body)
     }

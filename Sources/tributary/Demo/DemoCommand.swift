@@ -11,6 +11,7 @@ import FoundationEssentials
 import Plan
 import Primitives
 import Programs
+import Tokenizers
 import Training
 
 struct DemoCommand: ParsableCommand {
@@ -29,13 +30,13 @@ struct DemoCommand: ParsableCommand {
 
     static func plan(seed: UInt64) -> FederationPlan {
         var plan = FederationPlan()
-        plan.strategy = .fedit
-        plan.rounds = 6
+        plan.strategy = .ffaLoRA
+        plan.rounds = 8
         plan.ranks = [16]
-        plan.localSteps = 8
-        plan.batchSize = 8
+        plan.localSteps = 10
+        plan.batchSize = 4
         plan.sequenceLength = 128
-        plan.learningRate = 5e-3
+        plan.learningRate = 1.2e-2
         plan.schedule = .linear
         plan.exactMatchTokens = 12
         plan.seed = seed
