@@ -12,7 +12,6 @@ let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: 
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
-let csv = Target.Dependency.product(name: "SwiftCSV", package: "SwiftCSV")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: strict)
@@ -34,7 +33,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
-        .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
     ],
     targets: [
         // What everything stands on.
@@ -52,7 +50,7 @@ let package = Package(
 
         // The client's engine: text to tokens to gradients.
         library("Tokenizers", ["Primitives"]),
-        library("Datasets", ["Primitives", "Tokenizers", csv]),
+        library("Datasets", ["Primitives", "Tokenizers"]),
         library("Model", ["Primitives", "LinearAlgebra", "CKernels", "Quantization", "Adapters", "Checkpoints"]),
         library(
             "Training",
@@ -79,12 +77,15 @@ let package = Package(
                 "Training", "Plan", "ClientCore",
             ]),
 
+        // The demo's base model, as bytes inside the program.
+        .target(name: "DemoModel", exclude: ["files"]),
+
         // The three programs, and how they start, log, stop and end.
         library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(
             name: "tributary",
             dependencies: [
-                "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
                 "Programs", argumentParser, logging,
             ],
@@ -99,8 +100,8 @@ let package = Package(
         .executableTarget(
             name: "tributary-client",
             dependencies: [
-                "Primitives", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training",
-                "Plan", "Wire", "Transport", "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
+                "Primitives", "LinearAlgebra", "Checkpoints", "Adapters", "Datasets", "Training", "Plan", "Wire", "Transport",
+                "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
 
@@ -114,7 +115,6 @@ let package = Package(
             ]),
         tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
@@ -134,5 +134,6 @@ let package = Package(
             [
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
             ]),
+        tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )

@@ -82,11 +82,3 @@ public struct EvaluationSummary: Equatable, Sendable {
         exactMatch = examples > 0 ? Double(matched.reduce(0) { $0 + ($1.exactMatches ?? 0) }) / Double(examples) : nil
     }
 }
-
-extension JSONValue {
-    /// A real number, or null for nil and for what JSON cannot say.
-    public static func optional(_ value: Double?) -> JSONValue {
-        guard let value, value.isFinite else { return .null }
-        return .number("\(value)")
-    }
-}

@@ -1,18 +1,12 @@
 /// Data files: JSON Lines, one object a line, or CSV with a header line; the ending of the name says which.
 
-import FoundationEssentials
 import Primitives
 
 public enum DataFile {
     /// The records in the order of the file. All are of one kind.
     /// - Throws: a failure that names the file and the line; also for a file without records.
     public static func read(_ path: String) throws(Failure) -> [Record] {
-        guard let data = FileManager.default.contents(atPath: path) else {
-            throw FileManager.default.fileExists(atPath: path)
-                ? Failure(.missingInput, "\(path) cannot be read; is it a file, and are you allowed to read it?")
-                : Failure(.missingInput, "\(path) does not exist")
-        }
-        return try read(Array(data), path: path)
+        try read(FileReading.bytes(path), path: path)
     }
 
     /// - Parameter path: what the bytes are called in errors; its ending says how they are read.
@@ -92,14 +86,7 @@ public enum DataFile {
             bytes.append(contentsOf: record.json.utf8)
             bytes.append(0x0A)
         }
-        do {
-            try Data(bytes).write(to: URL(filePath: path), options: .atomic)
-        } catch {
-            let isFull = (error as? CocoaError)?.code == .fileWriteOutOfSpace
-            throw isFull
-                ? Failure(.ioError, "\(path) cannot be written: the disk is full; free some space and run the same command again")
-                : Failure(.cannotCreate, "\(path) cannot be written; does its folder exist, and are you allowed to write there?")
-        }
+        try FileWriting.replace(path, with: bytes)
     }
 }
 

@@ -36,6 +36,12 @@ public enum JSONValue: Equatable, Sendable {
 
     public static func integer(_ value: Int) -> JSONValue { .number(String(value)) }
 
+    /// A real number, or null for nil and for what JSON cannot say.
+    public static func optional(_ value: Double?) -> JSONValue {
+        guard let value, value.isFinite else { return .null }
+        return .number("\(value)")
+    }
+
     /// The value under `key`, or nil if this is no object or has no such key.
     public subscript(key: String) -> JSONValue? {
         guard case .object(let members) = self else { return nil }

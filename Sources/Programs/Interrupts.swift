@@ -47,6 +47,9 @@ public enum Interrupts {
         sigaction(SIGTERM, &action, nil)
     }
 
+    /// Blocks the calling thread.
+    public static func pause(milliseconds: Int) { usleep(UInt32(max(0, min(milliseconds, 1000)) * 1000)) }
+
     /// Waits; returns early, with false, when a signal arrives.
     public static func sleep(seconds: Double) -> Bool {
         let end = ContinuousClock.now + .seconds(max(0, min(seconds, 1e6)))

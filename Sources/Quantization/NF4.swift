@@ -115,7 +115,7 @@ public struct NestedScales: Sendable {
     public init(encoding values: [Float], offset: Float? = nil) {
         let map = DynamicMap.signed
         let size = Self.defaultBlockSize
-        let mean = offset ?? Float(values.reduce(0.0) { $0 + Double($1) } / Double(max(1, values.count)))
+        let mean = offset ?? Self.mean(values)
         var codes = [UInt8](repeating: 0, count: values.count)
         var scales: [Float] = []
         for start in stride(from: 0, to: values.count, by: size) {
@@ -128,6 +128,37 @@ public struct NestedScales: Sendable {
             }
         }
         self.init(codes: codes, map: map, scales: scales, offset: mean, blockSize: size)
+    }
+
+    /// The mean in single precision with torch's order of additions, so that the offset has bitsandbytes' bits (ATen's
+    /// SumKernel.cpp, `cascade_sum`: eight lanes, four rows at a time, sums of 16 or more rows joined in four levels).
+    private static func mean(_ values: [Float]) -> Float {
+        let (lanes, rows, levels) = (8, 4, 4)
+        let vectors = values.count / lanes
+        let steps = vectors / rows
+        var logarithm = 0
+        while 1 << logarithm < steps { logarithm += 1 }
+        let power = max(4, logarithm / levels)
+        var sums = [[Float]](repeating: [Float](repeating: 0, count: rows * lanes), count: levels)
+        for step in 0..<steps {
+            for lane in 0..<rows * lanes { sums[0][lane] += values[step * rows * lanes + lane] }
+            let done = step + 1
+            guard done & ((1 << power) - 1) == 0 else { continue }
+            for level in 1..<levels {
+                for lane in 0..<rows * lanes {
+                    sums[level][lane] += sums[level - 1][lane]
+                    sums[level - 1][lane] = 0
+                }
+                if done & (((1 << power) - 1) << (level * power)) != 0 { break }
+            }
+        }
+        for level in 1..<levels { for lane in 0..<rows * lanes { sums[0][lane] += sums[level][lane] } }
+        for vector in steps * rows..<vectors { for lane in 0..<lanes { sums[0][lane] += values[vector * lanes + lane] } }
+        for row in 1..<rows { for lane in 0..<lanes { sums[0][lane] += sums[0][row * lanes + lane] } }
+        var total: Float = 0
+        for value in values[(vectors * lanes)...] { total += value }
+        for lane in 0..<lanes { total += sums[0][lane] }
+        return total / Float(max(1, values.count))
     }
 
     /// The scales that the codes stand for.

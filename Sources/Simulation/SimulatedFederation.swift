@@ -38,35 +38,26 @@ public final class SimulatedFederation {
     private var clients: [FederatedClient] = []
     private let channel: DirectChannel
 
-    /// The names of `count` simulated clients: `client-000`, ...
-    public static func names(_ count: Int) -> [String] {
-        let width = max(3, String(max(0, count - 1)).utf8.count)
-        return (0..<count).map { index in
-            let digits = String(index)
-            return "client-" + String(repeating: "0", count: width - digits.utf8.count) + digits
-        }
-    }
-
     /// - Parameters:
     ///   - plan: with `minimumClients` equal to the number of clients
-    ///   - maximumRanks: each client's `--max-rank`; nil for none
-    ///   - work: each client's engine, in the order of `names`
+    ///   - clients: names, ascending, and each one's `--max-rank`; nil for none
+    ///   - work: each client's engine
     public init(
         store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, runID: String,
-        maximumRanks: [Int?], kernelPath: String, stopwatch: @escaping () -> Duration,
+        clients: [(name: String, maximumRank: Int?)], kernelPath: String, stopwatch: @escaping () -> Duration,
         work: (_ name: String, _ index: Int) throws -> any LocalWork
     ) throws {
         service = try CoordinatorService(
             store: store, plan: plan, maps: maps, start: start, newRunID: runID, at: .zero, stopwatch: stopwatch)
         channel = DirectChannel(service, seed: plan.seed)
         let shared = SharedBlobs()
-        for (index, name) in Self.names(maximumRanks.count).enumerated() {
+        for (index, (name, maximumRank)) in clients.enumerated() {
             var secrets = SeededGenerator(seed: plan.seed, purpose: "simulated secret", client: name)
             let secret = (0..<WireLimits.secretBytes).map { _ in UInt8(truncatingIfNeeded: secrets.next()) }
             let identity = ClientIdentity(
                 name: name, baseDigest: plan.baseDigest, tokenizerDigest: plan.tokenizerDigest,
-                maximumRank: maximumRanks[index], kernelPath: kernelPath, maps: maps)
-            clients.append(
+                maximumRank: maximumRank, kernelPath: kernelPath, maps: maps)
+            self.clients.append(
                 FederatedClient(
                     identity: identity, channel: channel, storage: MemoryStorage(secret: secret, shared: shared),
                     work: try work(name, index), nonce: UInt64(index)))

@@ -1,7 +1,8 @@
 /// Text to token ids and back, as Hugging Face's `tokenizers` does it, from a `tokenizer.json`.
 ///
 /// Text passes through: special and added tokens found as they are written; normalizer; added tokens found in the
-/// normalized text; pre-tokenizer, which cuts it into words; byte-pair encoding of each word; template.
+/// normalized text; pre-tokenizer, which cuts it into words; byte-pair encoding of each word; template. The file's
+/// "truncation" and "padding" are not applied: lengths are the trainer's business.
 
 import Primitives
 import Synchronization
@@ -16,6 +17,7 @@ public final class Tokenizer: Sendable {
 
     private let model: BytePairModel
     private let added: [Int32: AddedToken]
+    private let addedIDs: [[UInt8]: Int32]
     private let rawFinder: AddedTokenFinder
     private let normalizedFinder: AddedTokenFinder
     private let normalizers: [Normalizer]
@@ -27,7 +29,7 @@ public final class Tokenizer: Sendable {
     /// - Parameter path: of a `tokenizer.json`
     /// - Throws: a failure that names the file and the part that is wrong or not supported.
     public convenience init(path: String) throws(Failure) {
-        try self.init(bytes: readFile(path), path: path)
+        try self.init(bytes: FileReading.bytes(path), path: path)
     }
 
     /// - Parameter path: what the bytes are called in errors.
@@ -56,6 +58,7 @@ public final class Tokenizer: Sendable {
             tokens.append(token)
         }
         self.added = added
+        addedIDs = Dictionary(tokens.map { (Array($0.content.utf8), $0.id) }) { first, _ in first }
         vocabularySize = max(model.vocabulary.size, Int(tokens.map(\.id).max() ?? -1) + 1)
         let steps = normalizers
         rawFinder = AddedTokenFinder(tokens.filter { !$0.isNormalized }) { Array($0.content.utf8) }
@@ -74,7 +77,7 @@ public final class Tokenizer: Sendable {
 
     /// The id of a token by its exact content (in the byte alphabet where the tokenizer is byte-level).
     public func tokenID(_ content: String) -> Int32? {
-        added.values.first { $0.content.utf8.elementsEqual(content.utf8) }?.id ?? model.vocabulary.id(content)
+        addedIDs[Array(content.utf8)] ?? model.vocabulary.id(content)
     }
 
     public func isSpecial(_ id: Int32) -> Bool { added[id]?.isSpecial ?? false }

@@ -16,7 +16,7 @@ public struct TokenizerConfiguration: Equatable, Sendable {
         let path = folder + "/tokenizer_config.json"
         var root = FilePart(path: path, name: "", value: .object([]))
         if FileManager.default.fileExists(atPath: path) {
-            root = try FilePart(reading: readFile(path), path: path)
+            root = try FilePart(reading: FileReading.bytes(path), path: path)
             guard root.value.members != nil else { throw root.failure("it must be an object, not \(root.value.kind)") }
         }
         beginToken = try Self.token("bos_token", root)
@@ -24,7 +24,7 @@ public struct TokenizerConfiguration: Equatable, Sendable {
         // Newer models keep the template in a file of its own.
         let separate = folder + "/chat_template.jinja"
         if FileManager.default.fileExists(atPath: separate) {
-            chatTemplate = String(decoding: try readFile(separate), as: UTF8.self)
+            chatTemplate = String(decoding: try FileReading.bytes(separate), as: UTF8.self)
             chatTemplatePath = separate
         } else {
             chatTemplate = try Self.template(root)

@@ -1,6 +1,5 @@
 /// Reading parts of `tokenizer.json` with errors that name the file and the part.
 
-import FoundationEssentials
 import Primitives
 
 /// One JSON object of the file, with the name of where it stands.
@@ -87,14 +86,4 @@ struct FilePart {
 
     /// The largest vocabularies in use have 262,144 tokens; sixteen times that is no danger.
     static let largestTokenID = (1 << 22) - 1
-}
-
-/// The bytes of a file, or a failure that says whether it is missing.
-func readFile(_ path: String) throws(Failure) -> [UInt8] {
-    guard let data = FileManager.default.contents(atPath: path) else {
-        throw FileManager.default.fileExists(atPath: path)
-            ? Failure(.missingInput, "\(path) cannot be read; is it a file, and are you allowed to read it?")
-            : Failure(.missingInput, "\(path) does not exist")
-    }
-    return Array(data)
 }

@@ -76,10 +76,12 @@ enum Scenario {
     static func federation(_ plan: FederationPlan, store: any FederationStore) throws -> SimulatedFederation {
         try plan.validate(maps: maps)
         let count = plan.minimumClients
-        let ranks: [Int?] = (0..<count).map { plan.strategy == .flora ? plan.ranks[$0 % plan.ranks.count] : nil }
+        let clients: [(name: String, maximumRank: Int?)] = (0..<count).map { index in
+            ("client-00\(index)", plan.strategy == .flora ? plan.ranks[index % plan.ranks.count] : nil)
+        }
         return try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: nil), runID: "test",
-            maximumRanks: ranks, kernelPath: "scripted", stopwatch: { .zero }
+            clients: clients, kernelPath: "scripted", stopwatch: { .zero }
         ) { name, index in
             ScriptedWork(
                 name: name, exampleCount: exampleCounts[index % exampleCounts.count], hasEvaluationData: index == 0)

@@ -1,0 +1,129 @@
+/// `tributary simulate`: a federation on this machine, with the code of the deployed one.
+
+import Adapters
+import ArgumentParser
+import Checkpoints
+import ClientEngine
+import CoordinatorCore
+import Datasets
+import FoundationEssentials
+import Plan
+import PlanOptions
+import Primitives
+import Programs
+
+struct SimulateCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "simulate",
+        abstract: "Run a whole federation in this process: one shared base, the deployed code, the same bits.",
+        discussion: "Interrupted, the same command goes on where it stopped.")
+
+    @Option(help: ArgumentHelp("The base model's folder.", valueName: "folder"))
+    var model: String
+    @Option(help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
+    var data: String
+    @Option(help: "Number of clients; may be left out with --partition by:FIELD.")
+    var clients: Int?
+    @Option(help: ArgumentHelp("iid, by:FIELD or dirichlet:ALPHA:FIELD.", valueName: "partition"))
+    var partition = "iid"
+    @Option(help: ArgumentHelp("Write each client's data and its join command here.", valueName: "folder"))
+    var writePartitions: String?
+    @Option(help: ArgumentHelp("Evaluate the global adapter on this after each round.", valueName: "file"))
+    var evalData: String?
+    @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
+    var chatTemplate: String?
+    @Option(help: ArgumentHelp("The run's folder.", valueName: "folder"))
+    var output: String
+    @Flag(help: "Print one JSON object a round, and one at the end, on standard output.")
+    var json = false
+    @OptionGroup(title: "The plan") var options: PlanOptions
+
+    func run() throws {
+        try Interrupts.watch {}
+        let partition = try Partition(parsing: partition)
+        let base = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
+        let maps = base.checkpoint.configuration.linearMaps
+        var plan = FederationPlan()
+        options.apply(to: &plan)
+        if clients == nil, case .by = partition {} else {
+            guard clients != nil else { throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)") }
+        }
+        let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
+        plan.minimumClients = parts.count
+        try plan.validate(maps: maps)
+        plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
+        plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
+        let initial = try options.initAdapter.map { folder throws(Failure) in
+            try RunStart.weights(ofAdapter: folder, plan: &plan, maps: maps)
+        }
+        let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path) }
+        if let folder = writePartitions { try write(parts, to: folder, plan: plan) }
+        if !json { Console.line(RoundTable.header()) }
+        let run = SimulationRun(
+            base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
+            dataDigest: Self.digest(parts, evaluation), isQuiet: json
+        ) { record, stored in
+            if json { Console.json(RunFolder.line(record, stored)) } else { Console.line(RoundTable.row(record, stored)) }
+        }
+        let stored = try run.run()
+        let last = EvaluationSummary(stored.evaluations.filter { $0.round == plan.rounds })
+        if json {
+            Console.json(
+                .object([
+                    .init("adapter", .string("\(output)/adapter")), .init("rounds", .integer(stored.records.count)),
+                    .init("eval_loss", .optional(last.loss)), .init("eval_exact_match", .optional(last.exactMatch)),
+                ]))
+        } else {
+            Console.line("the adapter is in \(output)/adapter, the metrics in \(output)/metrics.jsonl")
+        }
+    }
+
+    static func digest(_ parts: [[Record]], _ evaluation: [Record]?) -> Digest {
+        var builder = DigestBuilder()
+        for part in parts + [evaluation ?? []] {
+            builder.update(counted: "\(part.count)")
+            for record in part { builder.update(counted: record.json) }
+        }
+        return builder.finish()
+    }
+
+    /// Each client's records, and in `commands.txt` how to run the same federation with processes.
+    private func write(_ parts: [[Record]], to folder: String, plan: FederationPlan) throws(Failure) {
+        let written = try Partition.write(parts, to: folder)
+        let modelPath = absolutePath(model)
+        var flags: [String] = []
+        let mine = CommandLine.arguments.dropFirst(2)
+        var iterator = mine.makeIterator()
+        // The plan's own flags go to the coordinator as they were typed.
+        let planFlags = Set(PlanOptions.keys.map(\.flag))
+        while let argument = iterator.next() {
+            let name = String(argument.split(separator: "=", maxSplits: 1)[0])
+            guard planFlags.contains(name) || planFlags.contains("--" + name.dropFirst(5)) else { continue }
+            flags.append(quoted(argument))
+            if name == argument, name != "--rank-stabilized", name != "--no-rank-stabilized", let value = iterator.next() {
+                flags.append(quoted(value))
+            }
+        }
+        var lines = [
+            "tributary coordinator start --model \(quoted(modelPath)) --listen tcp://127.0.0.1:7400 --state \(quoted(folder))/run.sqlite --output \(quoted(folder))/output --min-clients \(parts.count) "
+                + flags.joined(separator: " ")
+        ]
+        for (index, (name, path)) in written.enumerated() {
+            var line = "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
+            if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
+            if index == 0, let evalData { line += " --eval-data \(quoted(absolutePath(evalData)))" }
+            lines.append(line)
+        }
+        try FileWriting.replace(folder + "/commands.txt", with: lines.joined(separator: "\n") + "\n")
+        if !json {
+            Console.error("\(written.count) partitions are in \(folder); \(folder)/commands.txt runs the same federation with processes")
+        }
+    }
+
+    private func quoted(_ text: String) -> String {
+        let plain = text.utf8.allSatisfy { byte in
+            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || Array("-_./:,=".utf8).contains(byte)
+        }
+        return plain && !text.isEmpty ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
+    }
+}

@@ -1,0 +1,185 @@
+/// One simulated federation from records to `adapter/`, `metrics.jsonl` and `run.json`: what `simulate` and `demo` run.
+
+import Adapters
+import Checkpoints
+import ClientCore
+import ClientEngine
+import CoordinatorCore
+import CoordinatorStore
+import Datasets
+import FoundationEssentials
+import LinearAlgebra
+import Plan
+import Primitives
+import Programs
+import Simulation
+import Training
+
+struct SimulationRun {
+    let base: EngineBase
+    /// Records of each client, in the order of names.
+    let parts: [[Record]]
+    /// Held by the first client, which evaluates the global adapter after every round.
+    let evaluation: [Record]?
+    let output: RunFolder
+    let plan: FederationPlan
+    let initial: AdapterWeights?
+    /// What the data and its division are, so that a state is not continued on others.
+    let dataDigest: Digest
+    let isQuiet: Bool
+    /// Told of each round once its evaluation is known.
+    let report: (RoundRecord, StoredFederation) -> Void
+
+    var names: [String] { parts.indices.map { Partition.clientName($0, of: parts.count) } }
+
+    /// `--max-rank` of each simulated client: only flora gives clients different ranks.
+    func maximumRank(_ index: Int) -> Int? { plan.strategy == .flora ? plan.ranks[index % plan.ranks.count] : nil }
+
+    /// Runs, or goes on with what the output folder holds.
+    ///
+    /// - Returns: what is stored at the end
+    func run() throws -> StoredFederation {
+        try output.create()
+        try checkData()
+        let lock = try FileLock(
+            path: output.path + "/lock", taken: "another simulation writes to \(output.path): stop it, or choose another --output")
+        defer { withExtendedLifetime(lock) {} }
+        let store = try SQLiteFederationStore(path: output.path + "/state.sqlite", durability: .processOnly)
+        let maps = base.checkpoint.configuration.linearMaps
+        let clock = ContinuousClock()
+        let began = clock.now
+        let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
+        let federation = try SimulatedFederation(
+            store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
+            runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
+            kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
+        ) { name, index in
+            try EngineWork(
+                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
+            ) { step in
+                progress.show(step)
+                return !Interrupts.isInterrupted
+            }
+        }
+        let done = federation.service.federation.records.count
+        if done > 0, !isQuiet { Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite") }
+        let reporter = RoundReporter(store: store, output: output, evaluates: evaluation != nil, done: done, report: report)
+        var problem: Failure?
+        federation.service.observer = { (changes: [StoreChange]) in
+            do throws(Failure) { try reporter.observe(changes) } catch { problem = problem ?? error }
+        }
+        do throws(Failure) {
+            try federation.run { _, _ in }
+        } catch {
+            progress.clear()
+            if error.status == .interrupted {
+                let rounds = federation.service.federation.records.count
+                throw Failure(
+                    .interrupted,
+                    "stopped in round \(rounds + 1) of \(plan.rounds); \(rounds) rounds and \(federation.service.federation.contributions.count) contributions are kept in \(output.path): the same command goes on from there")
+            }
+            throw error
+        }
+        progress.clear()
+        if let problem { throw problem }
+        guard let stored = try store.load() else { throw Failure(.internalError, "the simulation stored nothing") }
+        try output.writeMetrics(stored)
+        try output.writeRun(stored, base: absolutePath(base.checkpoint.path))
+        try output.writeAdapter(
+            federation.service.weights(afterRound: nil), maps: maps, base: absolutePath(base.checkpoint.path))
+        return stored
+    }
+
+    /// A state belongs to its data.
+    private func checkData() throws(Failure) {
+        let path = output.path + "/data.sha256"
+        guard let known = FileManager.default.contents(atPath: path) else {
+            return try FileWriting.replace(path, with: dataDigest.description + "\n")
+        }
+        guard String(decoding: known, as: UTF8.self) == dataDigest.description + "\n" else {
+            throw Failure(
+                .badConfiguration,
+                "\(output.path) holds a run on other data, or on another division of it: go on with the same, or choose another --output")
+        }
+    }
+}
+
+/// Writes the metrics as rounds become complete, and tells of them.
+private final class RoundReporter {
+    private let store: any FederationStore
+    private let output: RunFolder
+    private let evaluates: Bool
+    private var reported: Int
+    private let report: (RoundRecord, StoredFederation) -> Void
+
+    init(
+        store: any FederationStore, output: RunFolder, evaluates: Bool, done: Int,
+        report: @escaping (RoundRecord, StoredFederation) -> Void
+    ) {
+        self.store = store
+        self.output = output
+        self.evaluates = evaluates
+        self.report = report
+        reported = evaluates ? max(0, done - 1) : done
+    }
+
+    func observe(_ changes: [StoreChange]) throws(Failure) {
+        let concerns = changes.contains { change in
+            switch change {
+            case .closeRound, .evaluation, .finished: true
+            default: false
+            }
+        }
+        guard concerns, let stored = try store.load() else { return }
+        try output.writeMetrics(stored)
+        for record in stored.records where record.round > reported {
+            if evaluates, !stored.evaluations.contains(where: { $0.round == record.round }) { return }
+            reported = record.round
+            report(record, stored)
+        }
+    }
+}
+
+/// The line that says what is being done: rewritten on a terminal, absent in a file, where rounds are lines enough.
+private final class SimulationProgress {
+    private let plan: FederationPlan
+    private let isShown: Bool
+    private var shown = ContinuousClock.now - .seconds(1)
+
+    init(plan: FederationPlan, isQuiet: Bool) {
+        self.plan = plan
+        isShown = Console.isTerminal && !isQuiet
+    }
+
+    func show(_ progress: EngineProgress) {
+        guard isShown, ContinuousClock.now - shown > .milliseconds(200) else { return }
+        shown = ContinuousClock.now
+        switch progress {
+        case .training(let client, let round, let step):
+            let speed = Readable.decimal(step.tokensPerSecond, 0)
+            Console.progress(
+                "round \(round)/\(plan.rounds)  \(client)  step \(step.done)/\(step.count)  loss \(Readable.decimal(step.loss, 3))  \(speed) tokens/s")
+        case .evaluating(_, let done, let count): Console.progress("evaluating \(done)/\(count)")
+        case .starting(let done, let count): Console.progress("computing the start \(done)/\(count)")
+        }
+    }
+
+    func clear() { if isShown { Console.progress("") } }
+}
+
+/// A table of rounds for people.
+enum RoundTable {
+    static func header() -> String { "round  clients  train loss  eval loss  exact match        up      down   seconds" }
+
+    static func row(_ record: RoundRecord, _ stored: StoredFederation) -> String {
+        let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
+        func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
+        let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
+        return [
+            pad("\(record.round)", 5), pad("\(record.participants.count)", 9),
+            pad(Readable.decimal(record.trainLoss, 4), 12), pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
+            pad(match, 13), pad(Readable.bytes(record.traffic.uplink), 10), pad(Readable.bytes(record.traffic.downlink), 10),
+            pad(Readable.decimal(record.seconds, 1), 10),
+        ].joined()
+    }
+}
