@@ -39,17 +39,18 @@ public enum LoRASBStart {
         of matrix: [Float], outputs: Int, inputs: Int, rank: Int, generator: inout SeededGenerator
     ) throws(Failure) -> Factors {
         guard min(outputs, inputs) > exactLimit else {
-            let (u, s, vt) = try svd(matrix, rows: outputs, columns: inputs)
+            // In double: singular values of a sign matrix lie close together, and single precision mixes their vectors.
+            let (u, s, vt) = try svd(matrix.map(Double.init), rows: outputs, columns: inputs)
             let k = min(outputs, inputs)
             var b = [Float](repeating: 0, count: outputs * rank)
             for row in 0..<outputs {
-                for column in 0..<rank { b[row * rank + column] = u[row * k + column] }
+                for column in 0..<rank { b[row * rank + column] = Float(u[row * k + column]) }
             }
-            let squares = s.map { Double($0) * Double($0) }
+            let squares = s.map { $0 * $0 }
             let whole = squares.reduce(0, +)
             let missing = squares[rank...].reduce(0, +)
             return Factors(
-                b: b, a: Array(vt[..<(rank * inputs)]), singularValues: Array(s[..<rank]),
+                b: b, a: vt[..<(rank * inputs)].map { Float($0) }, singularValues: s[..<rank].map { Float($0) },
                 relativeError: whole > 0 ? (missing / whole).squareRoot() : 0, isRandomised: false)
         }
         let (u, s, vt, error) = try randomizedSVD(
@@ -101,16 +102,15 @@ public enum LoRASBStart {
                 let batch = TokenBatch(examples[start..<min(examples.count, start + batchSize)])
                 try model.denseGradient(batch, maps: group.map(\.name), into: &gradients)
             }
-            for map in group {
-                guard let gradient = gradients.removeValue(forKey: map.name) else {
-                    throw Failure(.internalError, "there is no gradient of \(map.name)")
+            for wave in waves(Array(group)) {
+                var matrices: [[Float]] = []
+                for map in wave {
+                    guard let gradient = gradients.removeValue(forKey: map.name) else {
+                        throw Failure(.internalError, "there is no gradient of \(map.name)")
+                    }
+                    matrices.append(update(gradient: gradient, learningRate: learningRate))
                 }
-                let factors = try factors(
-                    of: update(gradient: gradient, learningRate: learningRate), outputs: map.outputs, inputs: map.inputs,
-                    rank: specification.rank, generator: &generator)
-                fill(&state, map, factors, withSingularValues: true)
-                approximations.append(
-                    Approximation(map: map.name, isRandomised: factors.isRandomised, relativeError: factors.relativeError))
+                try decompose(wave, matrices, specification.rank, &generator, &state, &approximations, withSingularValues: true)
                 guard progress(approximations.count, specification.maps.count) else { throw stopped }
             }
             first = end
@@ -129,12 +129,10 @@ public enum LoRASBStart {
         var generator = generator
         var state = AdapterState(zeros: specification.startLayout)
         var approximations: [Approximation] = []
-        for map in specification.maps {
-            let factors = try factors(
-                of: try weight(map), outputs: map.outputs, inputs: map.inputs, rank: specification.rank, generator: &generator)
-            fill(&state, map, factors, withSingularValues: false)
-            approximations.append(
-                Approximation(map: map.name, isRandomised: factors.isRandomised, relativeError: factors.relativeError))
+        for wave in waves(specification.maps) {
+            var matrices: [[Float]] = []
+            for map in wave { matrices.append(try weight(map)) }
+            try decompose(wave, matrices, specification.rank, &generator, &state, &approximations, withSingularValues: false)
             guard progress(approximations.count, specification.maps.count) else { throw stopped }
         }
         return (state, approximations)
@@ -181,6 +179,41 @@ public enum LoRASBStart {
         return AdapterWeights(
             trained: AdapterState(layout: specification.trainedLayout, values: trained),
             frozen: specification.frozenLayout.map { AdapterState(layout: $0, values: frozen) })
+    }
+
+    /// Maps that are decomposed at the same time, on as many threads as there are.
+    private static let waveSize = 4
+
+    private static func waves(_ maps: [LinearMap]) -> [[LinearMap]] {
+        stride(from: 0, to: maps.count, by: waveSize).map { Array(maps[$0..<min(maps.count, $0 + waveSize)]) }
+    }
+
+    private static func decompose(
+        _ maps: [LinearMap], _ matrices: [[Float]], _ rank: Int, _ generator: inout SeededGenerator, _ state: inout AdapterState,
+        _ approximations: inout [Approximation], withSingularValues: Bool
+    ) throws(Failure) {
+        // One generator for each map, so that no map waits for another.
+        let seeds = maps.map { _ in generator.next() }
+        var results = [Result<Factors, Failure>?](repeating: nil, count: maps.count)
+        results.withUnsafeMutableBufferPointer { results in
+            nonisolated(unsafe) let results = results
+            Parallel.forEach(count: maps.count) { index in
+                var draws = SeededGenerator(seed: seeds[index], purpose: "randomised decomposition")
+                do throws(Failure) {
+                    results[index] = .success(
+                        try factors(
+                            of: matrices[index], outputs: maps[index].outputs, inputs: maps[index].inputs, rank: rank, generator: &draws))
+                } catch {
+                    results[index] = .failure(error)
+                }
+            }
+        }
+        for (map, result) in zip(maps, results) {
+            let factors = try result!.get()
+            fill(&state, map, factors, withSingularValues: withSingularValues)
+            approximations.append(
+                Approximation(map: map.name, isRandomised: factors.isRandomised, relativeError: factors.relativeError))
+        }
     }
 
     private static let stopped = Failure(.interrupted, "the start of LoRA-SB was stopped; nothing was kept")

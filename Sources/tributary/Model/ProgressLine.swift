@@ -18,14 +18,14 @@ struct ProgressLine {
 
     var seconds: Double { (clock.now - began) / .seconds(1) }
 
-    /// Shows how far the work has come, if it is time: what is being done, a share, and what is left.
+    /// Shows how far the work has come, if it is time and not yet the end: what is being done, a share, and what is left.
     mutating func show(done: Int, of count: Int, _ text: @autoclosure () -> String) {
         let now = clock.now
-        guard now - (shown ?? began) >= interval else { return }
+        guard done < count, now - (shown ?? began) >= interval else { return }
         shown = now
         let share = count > 0 ? Double(done) / Double(count) : 1
         let left = share > 0 ? seconds * (1 - share) / share : 0
-        write(text() + (done < count && share > 0 ? ", \(duration(left)) left" : ""))
+        write(text() + (share > 0 ? ", \(duration(left)) left" : ""))
     }
 
     /// Ends the line, if one stands there.
