@@ -31,7 +31,7 @@ struct DemoCommand: ParsableCommand {
     static func plan(seed: UInt64) -> FederationPlan {
         var plan = FederationPlan()
         plan.strategy = .ffaLoRA
-        plan.rounds = 8
+        plan.rounds = 14
         plan.ranks = [16]
         plan.localSteps = 10
         plan.batchSize = 4
@@ -117,11 +117,12 @@ struct DemoCommand: ParsableCommand {
         let after = EvaluationSummary(stored.evaluations.filter { $0.round == plan.rounds })
         let up = stored.records.reduce(0) { $0 + $1.traffic.uplink }
         let down = stored.records.reduce(0) { $0 + $1.traffic.downlink }
-        // What the same exchanges would cost with the whole model in bfloat16, and with every map's adapter as dense float32.
+        // What the same exchanges would cost with the whole model in bfloat16, and with A and B of every map in float32.
         let exchanges = clients * plan.rounds
         let full = 2 * base.checkpoint.parameterCount * exchanges
-        let dense = try plan.specification(rank: plan.ranks[0], maps: base.checkpoint.configuration.linearMaps)
-            .trainedLayout.parameterCount * 4 * exchanges
+        let lora = try AdapterSpecification(
+            method: .lora, maps: base.checkpoint.configuration.linearMaps, rank: plan.ranks[0], alpha: 1, rankStabilized: false)
+        let dense = lora.trainedLayout.parameterCount * 4 * exchanges
         func percent(_ value: Double?) -> String { value.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-" }
         func ratio(_ bytes: Int, _ other: Int) -> String { Readable.decimal(Double(other) / Double(max(1, bytes)), 1) }
         Console.line(
@@ -136,7 +137,7 @@ struct DemoCommand: ParsableCommand {
 
     private func answer(_ evaluation: [Record], plan: FederationPlan, base: EngineBase) throws {
         let tuned = try PEFTAdapter(folder: output + "/run/adapter").weights(maps: base.checkpoint.configuration.linearMaps)
-        for record in [evaluation[0], evaluation[5]] {
+        for record in [evaluation[2], evaluation[5]] {
             guard let question = try record.value("prompt"), let wanted = try record.value("completion") else { continue }
             func write(_ weights: AdapterWeights) throws -> String {
                 let prompt = try base.text.prompt(question, asMessage: false)

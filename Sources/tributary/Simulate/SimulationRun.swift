@@ -177,7 +177,7 @@ enum RoundTable {
         let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
         return [
             pad("\(record.round)", 5), pad("\(record.participants.count)", 9),
-            pad(Readable.decimal(record.trainLoss, 4), 12), pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
+            pad(record.trainLoss.isNaN ? "-" : Readable.decimal(record.trainLoss, 4), 12), pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
             pad(match, 13), pad(Readable.bytes(record.traffic.uplink), 10), pad(Readable.bytes(record.traffic.downlink), 10),
             pad(Readable.decimal(record.seconds, 1), 10),
         ].joined()
