@@ -85,8 +85,10 @@ let package = Package(
         .executableTarget(
             name: "tributary",
             dependencies: [
-                "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine", "Simulation",
+                "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets",
+                "Model",
+                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine",
+                "Simulation",
                 "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
@@ -106,7 +108,8 @@ let package = Package(
             path: "client", swiftSettings: strict),
 
         // Tests.
-        .target(name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
+        .target(
+            name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
         tests(
             "FederationTests",
             [
@@ -133,7 +136,8 @@ let package = Package(
         tests(
             "TrainingTests",
             [
-                "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model", "Training", "Plan",
+                "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "Training", "Plan",
             ]),
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]

@@ -80,7 +80,8 @@ final class ClientHost {
         switch event {
         case .joined(let run, let rank, let plan):
             runID = run
-            logger.info("joined run \(run): \(plan.strategy.rawValue), rank \(rank), \(plan.rounds) rounds of \(plan.localSteps) steps")
+            logger.info(
+                "joined run \(run): \(plan.strategy.rawValue), rank \(rank), \(plan.rounds) rounds of \(plan.localSteps) steps")
             write(
                 "joined",
                 [
@@ -90,21 +91,25 @@ final class ClientHost {
         case .contributed(let round, let trainLoss, let seconds, let bytes, let status):
             let outcome = status == .dropped ? ", which came too late" : ""
             logger.info(
-                "round \(round): loss \(Readable.decimal(trainLoss, 4)) in \(Readable.duration(seconds: seconds)); sent \(Readable.bytes(bytes))\(outcome)")
+                "round \(round): loss \(Readable.decimal(trainLoss, 4)) in \(Readable.duration(seconds: seconds)); sent \(Readable.bytes(bytes))\(outcome)"
+            )
             write(
                 "contributed",
                 [
-                    .init("round", .integer(round)), .init("train_loss", .optional(trainLoss)), .init("seconds", .optional(seconds)),
+                    .init("round", .integer(round)), .init("train_loss", .optional(trainLoss)),
+                    .init("seconds", .optional(seconds)),
                     .init("bytes", .integer(bytes)), .init("status", .string("\(status)")),
                 ])
         case .evaluated(let round, let result):
             let loss = result.lossSum / Double(max(1, result.targetTokens))
             let matches = result.exactMatches.map { ", exact match \($0) of \(result.examples)" } ?? ""
-            logger.info("after round \(round): evaluated loss \(Readable.decimal(loss, 4)) on \(result.targetTokens) tokens\(matches)")
+            logger.info(
+                "after round \(round): evaluated loss \(Readable.decimal(loss, 4)) on \(result.targetTokens) tokens\(matches)")
             write(
                 "evaluated",
                 [
-                    .init("round", .integer(round)), .init("loss", .optional(loss)), .init("target_tokens", .integer(result.targetTokens)),
+                    .init("round", .integer(round)), .init("loss", .optional(loss)),
+                    .init("target_tokens", .integer(result.targetTokens)),
                     .init("examples", .integer(result.examples)),
                     .init("exact_matches", result.exactMatches.map(JSONValue.integer) ?? .null),
                 ])

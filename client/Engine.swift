@@ -47,7 +47,8 @@ final class Engine: LocalWork {
         let (cut, dropped) = work.cutAndDropped
         let notes = [cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil].compactMap { $0 }
         logger.info(
-            "\(work.exampleCount) examples at sequence length \(plan.sequenceLength)\(notes.isEmpty ? "" : " (\(notes.joined(separator: ", ")))")")
+            "\(work.exampleCount) examples at sequence length \(plan.sequenceLength)\(notes.isEmpty ? "" : " (\(notes.joined(separator: ", ")))")"
+        )
     }
 
     func train(
@@ -59,7 +60,8 @@ final class Engine: LocalWork {
             display.end()
         }
         let again = assignment.attempt > 1 ? ", attempt \(assignment.attempt)" : ""
-        logger.info("round \(assignment.round) of \(assignment.plan.rounds)\(again): training \(assignment.plan.localSteps) steps")
+        logger.info(
+            "round \(assignment.round) of \(assignment.plan.rounds)\(again): training \(assignment.plan.localSteps) steps")
         return try work.train(assignment, progress: progress)
     }
 

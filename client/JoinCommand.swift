@@ -37,7 +37,8 @@ struct JoinCommand: ParsableCommand {
             "What this client keeps between starts (default: a folder under ~/.local/state/tributary for each coordinator and name).",
             valueName: "folder"))
     var state: String?
-    @Option(help: ArgumentHelp("Digests of base models; may be shared by clients (default: cache in --state).", valueName: "folder"))
+    @Option(
+        help: ArgumentHelp("Digests of base models; may be shared by clients (default: cache in --state).", valueName: "folder"))
     var cache: String?
     @Option(help: ArgumentHelp("End when the coordinator was out of reach for so long (default: never).", valueName: "seconds"))
     var giveUpAfter: Double?
@@ -62,7 +63,9 @@ struct JoinCommand: ParsableCommand {
         let checkpoint = engineBase.checkpoint
         let tokenizer = try checkpoint.tokenizerDigest()
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + StatePlace.fileSize($1) }
-        if bytes > 1_000_000_000 { logger.info("computing the digest of \(Readable.bytes(bytes)) in \(model); it is kept for the next start") }
+        if bytes > 1_000_000_000 {
+            logger.info("computing the digest of \(Readable.bytes(bytes)) in \(model); it is kept for the next start")
+        }
         let base = try checkpoint.baseDigest(cache: cache ?? statePath + "/cache")
 
         let identity = ClientIdentity(

@@ -25,7 +25,9 @@ struct ConfigurationFile {
         for (key, value, line) in try entries(text) {
             guard let known = StartOptions.keys.first(where: { $0.name == key }) else {
                 let names = StartOptions.keys.map(\.name)
-                let advice = NearestName.of(key, among: names).map { "did you mean \($0)?" } ?? "the keys are \(names.joined(separator: ", "))"
+                let advice =
+                    NearestName.of(key, among: names).map { "did you mean \($0)?" }
+                    ?? "the keys are \(names.joined(separator: ", "))"
                 throw problem(line, "unknown key \(key): \(advice)")
             }
             let texts = try texts(of: value, key: known, line: line)
@@ -73,10 +75,13 @@ struct ConfigurationFile {
 
     private func texts(of value: Node, key: ConfigurationKey<StartOptions>, line: Int?) throws(Failure) -> [String] {
         func scalar(_ node: Node) throws(Failure) -> String {
-            guard case .scalar(let scalar) = node else { throw problem(node.mark?.line ?? line, "\(key.name): it is \(key.expectation)") }
+            guard case .scalar(let scalar) = node else {
+                throw problem(node.mark?.line ?? line, "\(key.name): it is \(key.expectation)")
+            }
             guard node.tag != Tag(.null) else {
                 throw problem(
-                    node.mark?.line ?? line, "\(key.name) has no value: it is \(key.expectation); leave the line out for the default")
+                    node.mark?.line ?? line,
+                    "\(key.name) has no value: it is \(key.expectation); leave the line out for the default")
             }
             return scalar.string
         }

@@ -148,10 +148,14 @@ final class CoordinatorHost: @unchecked Sendable {
         let federation = service.federation
         let kept = federation.contributions.keys.sorted()
         if federation.attempt == nil, federation.records.isEmpty {
-            return Failure(.interrupted, "stopped before the first round: who has joined is kept; the same command goes on from there")
+            return Failure(
+                .interrupted, "stopped before the first round: who has joined is kept; the same command goes on from there")
         }
-        let place = federation.attempt.map { "in round \($0.round) of \(federation.plan.rounds)" } ?? "after round \(federation.records.count) of \(federation.plan.rounds)"
-        let contributions = kept.isEmpty ? "all closed rounds" : "all closed rounds and the contributions of \(kept.joined(separator: ", "))"
+        let place =
+            federation.attempt.map { "in round \($0.round) of \(federation.plan.rounds)" }
+            ?? "after round \(federation.records.count) of \(federation.plan.rounds)"
+        let contributions =
+            kept.isEmpty ? "all closed rounds" : "all closed rounds and the contributions of \(kept.joined(separator: ", "))"
         return Failure(.interrupted, "stopped \(place): \(contributions) are kept; the same command goes on from there")
     }
 

@@ -32,7 +32,8 @@ struct ExportCommand: ParsableCommand {
         guard digest == federation.plan.baseDigest else {
             throw Failure(
                 .badData,
-                "\(model) is another base model (digest \(digest.short)) than this run's (\(federation.plan.baseDigest.short)): name the right one with --model")
+                "\(model) is another base model (digest \(digest.short)) than this run's (\(federation.plan.baseDigest.short)): name the right one with --model"
+            )
         }
         let maps = checkpoint.configuration.linearMaps
         let weights = try storedWeights(federation, round: round, maps: maps) { digest throws(Failure) in

@@ -9,7 +9,8 @@ import Programs
 struct ForgetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "forget", abstract: "Let a client's name be taken anew.",
-        discussion: "For a client that lost its state folder. What it contributed stays. A running coordinator notices within a second.")
+        discussion:
+            "For a client that lost its state folder. What it contributed stays. A running coordinator notices within a second.")
 
     @Argument(help: "The client's name.")
     var name: String

@@ -48,7 +48,9 @@ struct StartCommand: ParsableCommand {
         let listener = try CoordinatorListener(listening: settings.listen)
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + fileSize($1) }
         if bytes > 1_000_000_000 {
-            logger.info("computing the digest of \(Readable.bytes(bytes)) in \(settings.model); it is kept in \(state.folder) for the next start")
+            logger.info(
+                "computing the digest of \(Readable.bytes(bytes)) in \(settings.model); it is kept in \(state.folder) for the next start"
+            )
         }
         plan.tokenizerDigest = try checkpoint.tokenizerDigest()
         plan.baseDigest = try checkpoint.baseDigest(cache: state.folder)
@@ -66,7 +68,8 @@ struct StartCommand: ParsableCommand {
             logger: logger, json: json, clock: clock)
         try Interrupts.watch { listener.stop() }
         logger.info(
-            "run \(service.federation.runID): \(plan.strategy.rawValue), \(plan.rounds) rounds, base \(plan.baseDigest.short); listening on \(listener.address)")
+            "run \(service.federation.runID): \(plan.strategy.rawValue), \(plan.rounds) rounds, base \(plan.baseDigest.short); listening on \(listener.address)"
+        )
         if json {
             Console.json(
                 RunEvent(

@@ -13,7 +13,9 @@ struct StartOptions: ParsableArguments {
     var listen: String?
     @Option(help: ArgumentHelp("The run's state, one SQLite file (default: state.sqlite in --output).", valueName: "file"))
     var state: String?
-    @Option(help: ArgumentHelp("Where adapter, metrics.jsonl and run.json are written (default: \(Settings.defaultOutput)).", valueName: "folder"))
+    @Option(
+        help: ArgumentHelp(
+            "Where adapter, metrics.jsonl and run.json are written (default: \(Settings.defaultOutput)).", valueName: "folder"))
     var output: String?
     @Option(help: "The run starts when so many clients have joined.")
     var minClients: Int?

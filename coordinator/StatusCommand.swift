@@ -41,7 +41,9 @@ struct RunStatus {
 
     /// The round that is open, if one is.
     private var open: RoundAttempt? {
-        guard let attempt = federation.attempt, !federation.records.contains(where: { $0.round == attempt.round }) else { return nil }
+        guard let attempt = federation.attempt, !federation.records.contains(where: { $0.round == attempt.round }) else {
+            return nil
+        }
         return attempt
     }
 
@@ -106,8 +108,10 @@ struct RunStatus {
             .init("rounds", .integer(plan.rounds)), .init("rounds_done", .integer(federation.records.count)),
             .init("finished", .boolean(federation.finished)),
             .init("coordinator_process", coordinator.map(JSONValue.integer) ?? .null),
-            .init("round", open.map { .integer($0.round) } ?? .null), .init("attempt", open.map { .integer($0.attempt) } ?? .null),
-            .init("contributed", .array(contributed.map(JSONValue.string))), .init("missing", .array(missing.map(JSONValue.string))),
+            .init("round", open.map { .integer($0.round) } ?? .null),
+            .init("attempt", open.map { .integer($0.attempt) } ?? .null),
+            .init("contributed", .array(contributed.map(JSONValue.string))),
+            .init("missing", .array(missing.map(JSONValue.string))),
             .init(
                 "members",
                 .array(

@@ -15,7 +15,9 @@ public func exportedFactors(weights: AdapterWeights) -> [ExportedFactor] {
     let states = [weights.trained] + (weights.frozen.map { [$0] } ?? [])
     func find(_ map: String, _ role: AdapterRole) -> (tensor: AdapterTensor, values: [Float])? {
         for state in states {
-            if let index = state.layout.index(map: map, role: role) { return (state.layout.tensors[index], Array(state.tensor(index))) }
+            if let index = state.layout.index(map: map, role: role) {
+                return (state.layout.tensors[index], Array(state.tensor(index)))
+            }
         }
         return nil
     }
@@ -29,7 +31,8 @@ public func exportedFactors(weights: AdapterWeights) -> [ExportedFactor] {
         if let core = find(map, .core) { left = product(b.values, core.values, rows: b.tensor.rows, inner: rank, columns: rank) }
         trained.append(
             ExportedFactor(
-                map: map, a: a.values, b: left, rank: rank, scale: b.tensor.scale, outputs: b.tensor.rows, inputs: a.tensor.columns))
+                map: map, a: a.values, b: left, rank: rank, scale: b.tensor.scale, outputs: b.tensor.rows,
+                inputs: a.tensor.columns))
     }
     guard let correction = weights.correction else { return trained }
     let branches = stackedFactors(correction)
@@ -91,7 +94,8 @@ extension PEFTAdapter {
         _ specification: AdapterSpecification, maps: [LinearMap], start: AdapterWeights
     ) throws(Failure) -> AdapterWeights {
         guard specification.method != .loraSB else {
-            throw Failure(.usage, "\(origin) cannot start lora-sb, whose frozen factors come from its own start; leave --init-adapter out")
+            throw Failure(
+                .usage, "\(origin) cannot start lora-sb, whose frozen factors come from its own start; leave --init-adapter out")
         }
         let targets = Set(specification.maps.map(\.name))
         var weights = start
@@ -100,7 +104,10 @@ extension PEFTAdapter {
                 throw Failure(.usage, "\(origin) adapts \(entry.map), which --target-modules leaves out: add it")
             }
             guard entry.rank <= specification.rank else {
-                throw Failure(.usage, "\(origin) has rank \(entry.rank) at \(entry.map), above the rank \(specification.rank) of this run: use --rank \(entry.rank)")
+                throw Failure(
+                    .usage,
+                    "\(origin) has rank \(entry.rank) at \(entry.map), above the rank \(specification.rank) of this run: use --rank \(entry.rank)"
+                )
             }
             let factor = entry.scale / specification.scale
             func set(_ state: inout AdapterState, _ role: AdapterRole, _ fill: (inout [Float], Int) -> Void) -> Bool {
@@ -145,7 +152,8 @@ extension PEFTAdapter {
                     byName[map.name]
                     ?? Entry(
                         map: map.name, a: [Float](repeating: 0, count: rank * map.inputs),
-                        b: [Float](repeating: 0, count: map.outputs * rank), rank: rank, scale: 1, outputs: map.outputs, inputs: map.inputs)
+                        b: [Float](repeating: 0, count: map.outputs * rank), rank: rank, scale: 1, outputs: map.outputs,
+                        inputs: map.inputs)
                 let padded = entry.padded(to: rank, foldingScale: true)
                 return Entry(
                     map: map.name, a: padded.a, b: padded.b, rank: rank, scale: 1, outputs: map.outputs, inputs: map.inputs)
@@ -179,7 +187,9 @@ private func stacked(_ factors: [ExportedFactor]) -> ExportedFactor {
     var offset = 0
     for factor in factors {
         for row in 0..<first.outputs {
-            for column in 0..<factor.rank { b[row * rank + offset + column] = factor.b[row * factor.rank + column] * factor.scale }
+            for column in 0..<factor.rank {
+                b[row * rank + offset + column] = factor.b[row * factor.rank + column] * factor.scale
+            }
         }
         offset += factor.rank
     }

@@ -26,7 +26,8 @@ public struct AdapterSpecification: Equatable, Sendable {
         method: AdapterMethod, maps: [LinearMap], rank: Int, alpha: Double, rankStabilized: Bool
     ) throws(Failure) {
         guard !maps.isEmpty else {
-            throw Failure(.usage, "no linear map of the model matches --target-modules; use all-linear or names such as q_proj,v_proj")
+            throw Failure(
+                .usage, "no linear map of the model matches --target-modules; use all-linear or names such as q_proj,v_proj")
         }
         guard rank >= 1 else {
             throw Failure(.usage, "rank \(rank) is not possible: a rank is at least 1")
@@ -37,7 +38,8 @@ public struct AdapterSpecification: Equatable, Sendable {
         for map in maps where rank > min(map.outputs, map.inputs) {
             throw Failure(
                 .usage,
-                "rank \(rank) is above \(map.name), a \(map.outputs) x \(map.inputs) matrix: use a rank of at most \(min(map.outputs, map.inputs)), or leave \(map.moduleName) out of --target-modules")
+                "rank \(rank) is above \(map.name), a \(map.outputs) x \(map.inputs) matrix: use a rank of at most \(min(map.outputs, map.inputs)), or leave \(map.moduleName) out of --target-modules"
+            )
         }
         self.method = method
         self.maps = maps

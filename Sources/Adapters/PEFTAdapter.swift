@@ -51,7 +51,8 @@ public struct PEFTAdapter: Sendable {
     public init(folder: String) throws(Failure) {
         let configurationPath = folder + "/adapter_config.json"
         guard fileExists(configurationPath) else {
-            throw Failure(.missingInput, "\(folder) holds no adapter_config.json: an adapter is a folder that PEFT or Tributary wrote")
+            throw Failure(
+                .missingInput, "\(folder) holds no adapter_config.json: an adapter is a folder that PEFT or Tributary wrote")
         }
         let configuration = try PEFTConfiguration(json: try readJSON(configurationPath), path: configurationPath)
         let path = folder + "/adapter_model.safetensors"
@@ -72,14 +73,20 @@ public struct PEFTAdapter: Sendable {
             if isA { maps.append(String(name.dropFirst(prefix.count).dropLast(".lora_A.weight".count))) }
         }
         guard file.names.count == 2 * maps.count, !maps.isEmpty else {
-            throw Failure(.badData, "\(path) does not hold one lora_A and one lora_B for each linear map; export the adapter again")
+            throw Failure(
+                .badData, "\(path) does not hold one lora_A and one lora_B for each linear map; export the adapter again")
         }
         func matrix(_ name: String) throws(Failure) -> (values: [Float], rows: Int, columns: Int) {
-            guard let tensor = file.tensors[name] else { throw Failure(.badData, "\(path) lacks the tensor \(name); export the adapter again") }
-            guard tensor.shape.count == 2 else { throw Failure(.badData, "\(path): tensor \(name) has shape \(tensor.shape), not rows and columns") }
+            guard let tensor = file.tensors[name] else {
+                throw Failure(.badData, "\(path) lacks the tensor \(name); export the adapter again")
+            }
+            guard tensor.shape.count == 2 else {
+                throw Failure(.badData, "\(path): tensor \(name) has shape \(tensor.shape), not rows and columns")
+            }
             let values = try tensor.floats()
             if let bad = values.firstIndex(where: { !$0.isFinite }) {
-                throw Failure(.badData, "\(path): tensor \(name) holds \(values[bad]) at position \(bad); train the adapter again")
+                throw Failure(
+                    .badData, "\(path): tensor \(name) holds \(values[bad]) at position \(bad); train the adapter again")
             }
             return (values, tensor.shape[0], tensor.shape[1])
         }
@@ -91,9 +98,11 @@ public struct PEFTAdapter: Sendable {
             guard a.rows == rank, b.columns == rank, a.columns >= 1, b.rows >= 1 else {
                 throw Failure(
                     .badData,
-                    "\(path): the factors of \(map) are \(b.rows) x \(b.columns) and \(a.rows) x \(a.columns), but adapter_config.json says rank \(rank)")
+                    "\(path): the factors of \(map) are \(b.rows) x \(b.columns) and \(a.rows) x \(a.columns), but adapter_config.json says rank \(rank)"
+                )
             }
-            entries.append(Entry(map: map, a: a.values, b: b.values, rank: rank, scale: scale, outputs: b.rows, inputs: a.columns))
+            entries.append(
+                Entry(map: map, a: a.values, b: b.values, rank: rank, scale: scale, outputs: b.rows, inputs: a.columns))
         }
         self.init(entries: entries, origin: folder, baseModel: configuration.baseModel)
     }
@@ -105,12 +114,14 @@ public struct PEFTAdapter: Sendable {
         let byName = Dictionary(uniqueKeysWithValues: maps.map { ($0.name, $0) })
         for entry in entries {
             guard let map = byName[entry.map] else {
-                throw Failure(.badData, "\(origin) belongs to another base model: it adapts \(entry.map), which this one does not have")
+                throw Failure(
+                    .badData, "\(origin) belongs to another base model: it adapts \(entry.map), which this one does not have")
             }
             guard map.outputs == entry.outputs, map.inputs == entry.inputs else {
                 throw Failure(
                     .badData,
-                    "\(origin) belongs to another base model: it adapts \(entry.map) as \(entry.outputs) x \(entry.inputs), but here it is \(map.outputs) x \(map.inputs)")
+                    "\(origin) belongs to another base model: it adapts \(entry.map) as \(entry.outputs) x \(entry.inputs), but here it is \(map.outputs) x \(map.inputs)"
+                )
             }
         }
         let order = Dictionary(uniqueKeysWithValues: maps.enumerated().map { ($1.name, $0) })
@@ -154,7 +165,9 @@ public struct PEFTAdapter: Sendable {
     }
 
     /// Whether a file of this name may be replaced with an adapter's folder.
-    public static func isOurs(_ name: String) -> Bool { name.hasPrefix("adapter_") || name == "README.md" || name == "tributary.json" }
+    public static func isOurs(_ name: String) -> Bool {
+        name.hasPrefix("adapter_") || name == "README.md" || name == "tributary.json"
+    }
 
     /// Short names of modules that are adapted wherever the base has them, whole paths of the others.
     private func targetModules(_ maps: [LinearMap]) -> [String] {

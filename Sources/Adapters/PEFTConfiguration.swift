@@ -38,11 +38,14 @@ struct PEFTConfiguration {
         let bias = json["bias"]?.text ?? "none"
         guard bias == "none" else { throw refused("bias is \(bias)", "adapters with trained biases are not supported") }
         if let start = json["init_lora_weights"]?.text, !Self.harmlessStarts.contains(start) {
-            throw refused("init_lora_weights is \(start)", "such an adapter belongs to a base that was changed at its start: convert it to plain LoRA first")
+            throw refused(
+                "init_lora_weights is \(start)",
+                "such an adapter belongs to a base that was changed at its start: convert it to plain LoRA first")
         }
         for member in members where !Self.harmless.contains(member.key) && !Self.read.contains(member.key) {
             guard Self.isOff(member.value) else {
-                throw refused("\(member.key) is \(String(member.value.compact.prefix(80)))", "which is not supported: only plain LoRA is")
+                throw refused(
+                    "\(member.key) is \(String(member.value.compact.prefix(80)))", "which is not supported: only plain LoRA is")
             }
         }
         guard let rank = json["r"]?.int, 1...1 << 20 ~= rank else {
@@ -56,7 +59,9 @@ struct PEFTConfiguration {
             guard let members = value.members else { throw refused("\(key) is no object", "export the adapter again") }
             var all: [(pattern: String, value: Double)] = []
             for member in members {
-                guard let number = member.value.double else { throw refused("\(key) of \(member.key) is \(member.value.compact)", "a number is expected") }
+                guard let number = member.value.double else {
+                    throw refused("\(key) of \(member.key) is \(member.value.compact)", "a number is expected")
+                }
                 all.append((member.key, number))
             }
             return all
@@ -94,12 +99,16 @@ struct PEFTConfiguration {
 
     /// The first pattern that matches the path or the part of it after a dot, as PEFT's `get_pattern_key` does it:
     /// keys are regular expressions.
-    private static func match(_ patterns: [(pattern: String, value: Double)], _ map: String, _ path: String) throws(Failure) -> Double? {
+    private static func match(
+        _ patterns: [(pattern: String, value: Double)], _ map: String, _ path: String
+    ) throws(Failure) -> Double? {
         for (pattern, value) in patterns {
             if map == pattern || map.hasSuffix("." + pattern) { return value }
             guard pattern.contains(where: { "\\^$*+?()[]{}|".contains($0) }) else { continue }
             guard let expression = try? Regex("(.*\\.)?(\(pattern))") else {
-                throw Failure(.badData, "\(path): the pattern \(pattern) is not a regular expression that can be read; write whole module names")
+                throw Failure(
+                    .badData,
+                    "\(path): the pattern \(pattern) is not a regular expression that can be read; write whole module names")
             }
             if (try? expression.wholeMatch(in: map)) != nil { return value }
         }
@@ -112,7 +121,8 @@ struct PEFTConfiguration {
         let json = JSONValue.object([
             .init("alpha_pattern", .object([])), .init("base_model_name_or_path", baseModel.map(JSONValue.string) ?? .null),
             .init("bias", .string("none")), .init("fan_in_fan_out", .boolean(false)), .init("inference_mode", .boolean(true)),
-            .init("init_lora_weights", .boolean(true)), .init("lora_alpha", .number(alphaText)), .init("lora_dropout", .number("0.0")),
+            .init("init_lora_weights", .boolean(true)), .init("lora_alpha", .number(alphaText)),
+            .init("lora_dropout", .number("0.0")),
             .init("modules_to_save", .null), .init("peft_type", .string("LORA")), .init("r", .integer(rank)),
             .init("rank_pattern", .object([])), .init("target_modules", .array(targetModules.map(JSONValue.string))),
             .init("task_type", .string("CAUSAL_LM")), .init("use_dora", .boolean(false)), .init("use_rslora", .boolean(false)),

@@ -20,7 +20,8 @@ extension CheckpointFolder {
     public func tokenizerDigest() throws(Failure) -> Digest {
         let name = path + "/tokenizer.json"
         guard fileExists(name) else {
-            throw Failure(.missingInput, "\(path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
+            throw Failure(
+                .missingInput, "\(path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
         }
         let file = try MappedFile(path: name)
         var builder = DigestBuilder()
@@ -91,7 +92,8 @@ extension ModelConfiguration {
             }
         return [
             "architecture \(architecture.rawValue)", "vocabulary \(vocabularySize)", "hidden \(hiddenSize)",
-            "intermediate \(intermediateSize)", "layers \(layerCount)", "heads \(headCount)", "key-value heads \(keyValueHeadCount)",
+            "intermediate \(intermediateSize)", "layers \(layerCount)", "heads \(headCount)",
+            "key-value heads \(keyValueHeadCount)",
             "head size \(headSize)", "positions \(maximumPositions)", "epsilon \(rmsNormEpsilon.bitPattern)",
             "theta \(ropeTheta.bitPattern)", "scaling \(scaling)", "tied \(tieWordEmbeddings)", "attention bias \(attentionBias)",
             "mlp bias \(mlpBias)", "begin \(beginTokens ?? -1)", "end \(endTokens.first ?? -1)",

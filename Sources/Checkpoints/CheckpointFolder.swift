@@ -26,7 +26,9 @@ public final class CheckpointFolder: Sendable {
 
         func missing(_ name: String) -> Failure {
             let block = name.split(separator: ".").dropLast(2).joined(separator: ".")
-            let fused = tensors.keys.contains { $0.hasPrefix(block) && ($0.hasSuffix("qkv_proj.weight") || $0.hasSuffix("gate_up_proj.weight")) }
+            let fused = tensors.keys.contains {
+                $0.hasPrefix(block) && ($0.hasSuffix("qkv_proj.weight") || $0.hasSuffix("gate_up_proj.weight"))
+            }
             return Failure(
                 .badData,
                 "\(path) lacks the tensor \(name) that a \(configuration.architecture.rawValue) model needs"
@@ -36,10 +38,12 @@ public final class CheckpointFolder: Sendable {
             guard let tensor = tensors[name] else { throw missing(name) }
             guard tensor.dtype.isFloat, tensor.dtype != .f64 else {
                 throw Failure(
-                    .badData, "\(tensor.file.path): tensor \(name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 are supported")
+                    .badData,
+                    "\(tensor.file.path): tensor \(name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 are supported")
             }
             guard tensor.shape == shape else {
-                throw Failure(.badData, "\(tensor.file.path): tensor \(name) has shape \(tensor.shape), but config.json says \(shape)")
+                throw Failure(
+                    .badData, "\(tensor.file.path): tensor \(name) has shape \(tensor.shape), but config.json says \(shape)")
             }
         }
         for (name, shape) in configuration.denseTensors { try check(name, shape) }
@@ -54,7 +58,8 @@ public final class CheckpointFolder: Sendable {
             }
             guard configuration.quantization != nil else {
                 throw Failure(
-                    .badData, "\(tensor.file.path): tensor \(name) is packed in 4 bits, but config.json has no quantization_config")
+                    .badData,
+                    "\(tensor.file.path): tensor \(name) is packed in 4 bits, but config.json has no quantization_config")
             }
             try Self.checkPacked(map, tensor, tensors)
             quantizedMaps.insert(map.name)
@@ -106,7 +111,8 @@ public final class CheckpointFolder: Sendable {
                 shards[name] = shard
             }
             guard let tensor = shard.tensors[entry.key] else {
-                throw Failure(.badData, "\(indexPath) says that tensor \(entry.key) lies in \(name), but it does not; fetch both again")
+                throw Failure(
+                    .badData, "\(indexPath) says that tensor \(entry.key) lies in \(name), but it does not; fetch both again")
             }
             tensors[entry.key] = tensor
         }
@@ -120,7 +126,9 @@ public final class CheckpointFolder: Sendable {
         // The packed bytes may be declared as another type of the same bytes (bnb_4bit_quant_storage).
         let needed = (map.outputs * map.inputs + 1) / 2
         guard weight.range.count == needed else {
-            throw wrong("tensor \(name) has \(weight.range.count) packed bytes, but a \(map.outputs) x \(map.inputs) matrix needs \(needed)")
+            throw wrong(
+                "tensor \(name) has \(weight.range.count) packed bytes, but a \(map.outputs) x \(map.inputs) matrix needs \(needed)"
+            )
         }
         let states = ["nf4", "fp4"].compactMap { tensors[name + ".quant_state.bitsandbytes__" + $0] }
         guard states.count == 1, let state = states.first else { throw wrong("tensor \(name) needs one quant_state beside it") }
@@ -134,7 +142,9 @@ public final class CheckpointFolder: Sendable {
         } catch {
             throw wrong("tensor \(state.name) is not valid JSON: \(error.message)")
         }
-        guard let block = json["blocksize"]?.int, (1...1 << 20) ~= block else { throw wrong("tensor \(state.name) has no valid blocksize") }
+        guard let block = json["blocksize"]?.int, (1...1 << 20) ~= block else {
+            throw wrong("tensor \(state.name) has no valid blocksize")
+        }
         let shape = json["shape"]?.elements?.compactMap(\.int)
         guard shape == [map.outputs, map.inputs] else {
             throw wrong("tensor \(state.name) says shape \(shape ?? []), but config.json \([map.outputs, map.inputs])")
@@ -142,11 +152,16 @@ public final class CheckpointFolder: Sendable {
         let blocks = (map.outputs * map.inputs + block - 1) / block
         guard absmax.count == blocks else { throw wrong("tensor \(absmax.name) has \(absmax.count) scales, not \(blocks)") }
         guard absmax.dtype != .f32 else { return }
-        guard absmax.dtype == .u8 else { throw wrong("tensor \(absmax.name) is stored as \(absmax.dtype.rawValue), not F32 or U8") }
-        guard let nestedBlock = json["nested_blocksize"]?.int, (1...1 << 20) ~= nestedBlock, json["nested_offset"]?.double != nil else {
+        guard absmax.dtype == .u8 else {
+            throw wrong("tensor \(absmax.name) is stored as \(absmax.dtype.rawValue), not F32 or U8")
+        }
+        guard let nestedBlock = json["nested_blocksize"]?.int, (1...1 << 20) ~= nestedBlock, json["nested_offset"]?.double != nil
+        else {
             throw wrong("tensor \(state.name) has no valid nested_blocksize and nested_offset")
         }
-        guard let nested = tensors[name + ".nested_absmax"], nested.dtype == .f32, nested.count == (blocks + nestedBlock - 1) / nestedBlock else {
+        guard let nested = tensors[name + ".nested_absmax"], nested.dtype == .f32,
+            nested.count == (blocks + nestedBlock - 1) / nestedBlock
+        else {
             throw wrong("tensor \(name).nested_absmax is missing or has the wrong size")
         }
         guard let nestedTable = tensors[name + ".nested_quant_map"], nestedTable.dtype == .f32, nestedTable.count == 256 else {

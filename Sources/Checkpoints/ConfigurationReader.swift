@@ -26,7 +26,8 @@ extension ModelConfiguration {
             throw Failure(
                 .badData, "\(path): model_type \(family) is not supported; the supported ones are llama, mistral, qwen2, qwen3")
         }
-        if let names = json["architectures"]?.elements?.compactMap(\.text), let name = names.first, !name.hasSuffix("ForCausalLM") {
+        if let names = json["architectures"]?.elements?.compactMap(\.text), let name = names.first, !name.hasSuffix("ForCausalLM")
+        {
             throw reader.refused("architectures is \(name)", "only causal language models (…ForCausalLM) are supported")
         }
         vocabularySize = try reader.size("vocab_size")
@@ -44,18 +45,22 @@ extension ModelConfiguration {
                 throw reader.refused("head_dim is missing", "qwen3 needs it")
             }
             guard hiddenSize % headCount == 0 else {
-                throw reader.refused("hidden_size \(hiddenSize) is no multiple of num_attention_heads \(headCount)", "head_dim is needed then")
+                throw reader.refused(
+                    "hidden_size \(hiddenSize) is no multiple of num_attention_heads \(headCount)", "head_dim is needed then")
             }
             headSize = hiddenSize / headCount
         }
         guard headCount % keyValueHeadCount == 0 else {
             throw reader.refused(
-                "num_attention_heads \(headCount) is no multiple of num_key_value_heads \(keyValueHeadCount)", "the file is wrong")
+                "num_attention_heads \(headCount) is no multiple of num_key_value_heads \(keyValueHeadCount)", "the file is wrong"
+            )
         }
         guard headSize % 2 == 0 else { throw reader.refused("head_dim is \(headSize)", "rotary positions need an even one") }
         maximumPositions = try reader.size("max_position_embeddings")
         let epsilon = try reader.real("rms_norm_eps")
-        guard epsilon > 0, epsilon < 1 else { throw reader.refused("rms_norm_eps is \(epsilon)", "it is a small positive number") }
+        guard epsilon > 0, epsilon < 1 else {
+            throw reader.refused("rms_norm_eps is \(epsilon)", "it is a small positive number")
+        }
         rmsNormEpsilon = Float(epsilon)
         tieWordEmbeddings = try reader.flag("tie_word_embeddings")
 
@@ -82,7 +87,9 @@ extension ModelConfiguration {
         endTokens = []
         for value in [json["eos_token_id"], generation?["eos_token_id"]] {
             for entry in value?.elements ?? [value ?? .null] {
-                if let id = try token(entry, "eos_token_id", size: vocabularySize), !endTokens.contains(id) { endTokens.append(id) }
+                if let id = try token(entry, "eos_token_id", size: vocabularySize), !endTokens.contains(id) {
+                    endTokens.append(id)
+                }
             }
         }
         // Some converted checkpoints say -1 where there is none.
@@ -121,7 +128,9 @@ extension ModelConfiguration {
         for part in [reader, inner] {
             if part.value("partial_rotary_factor") != nil {
                 let share = try part.real("partial_rotary_factor")
-                guard share == 1 else { throw part.refused("partial_rotary_factor is \(share)", "partial rotary positions are not supported") }
+                guard share == 1 else {
+                    throw part.refused("partial_rotary_factor is \(share)", "partial rotary positions are not supported")
+                }
             }
         }
         var theta = 10000.0
@@ -146,7 +155,9 @@ extension ModelConfiguration {
         case "llama3":
             let low = try positive("low_freq_factor")
             let high = try positive("high_freq_factor")
-            guard high > low else { throw inner.refused("high_freq_factor is \(high)", "it must be above low_freq_factor \(low)") }
+            guard high > low else {
+                throw inner.refused("high_freq_factor is \(high)", "it must be above low_freq_factor \(low)")
+            }
             return (
                 theta,
                 .llama3(
@@ -169,7 +180,8 @@ extension ModelConfiguration {
         let type = inner.value("bnb_4bit_quant_type") == nil ? "fp4" : try inner.text("bnb_4bit_quant_type")
         guard fourBits, type == "nf4" || type == "fp4" else {
             throw inner.refused(
-                fourBits ? "bnb_4bit_quant_type is \(type)" : "load_in_4bit is not true", "only bitsandbytes nf4 and fp4 are supported")
+                fourBits ? "bnb_4bit_quant_type is \(type)" : "load_in_4bit is not true",
+                "only bitsandbytes nf4 and fp4 are supported")
         }
         return StoredQuantization(
             type: type, skippedModules: section["llm_int8_skip_modules"]?.elements?.compactMap(\.text) ?? [])

@@ -60,24 +60,32 @@ public final class SafetensorsFile: Sendable {
             guard let dimensions = member.value["shape"]?.elements else { throw broken("tensor \(name) has no shape") }
             var shape: [Int] = []
             for dimension in dimensions {
-                guard let size = dimension.int, size >= 0 else { throw broken("the shape of tensor \(name) is not a list of sizes") }
+                guard let size = dimension.int, size >= 0 else {
+                    throw broken("the shape of tensor \(name) is not a list of sizes")
+                }
                 shape.append(size)
             }
             guard let ends = member.value["data_offsets"]?.elements, ends.count == 2, let begin = ends[0].int,
                 let end = ends[1].int, begin >= 0, begin <= end
             else { throw broken("tensor \(name) has no valid data_offsets") }
             guard end <= dataLength else {
-                throw broken("tensor \(name) ends at byte \(end) of the data, but there are only \(dataLength): the file is truncated")
+                throw broken(
+                    "tensor \(name) ends at byte \(end) of the data, but there are only \(dataLength): the file is truncated")
             }
-            guard let needed = Self.byteCount(dtype, shape) else { throw broken("the shape \(shape) of tensor \(name) is too large") }
+            guard let needed = Self.byteCount(dtype, shape) else {
+                throw broken("the shape \(shape) of tensor \(name) is too large")
+            }
             guard needed == end - begin else {
-                throw broken("tensor \(name) of type \(typeName) and shape \(shape) needs \(needed) bytes, but has \(end - begin)")
+                throw broken(
+                    "tensor \(name) of type \(typeName) and shape \(shape) needs \(needed) bytes, but has \(end - begin)")
             }
             tensors[name] = StoredTensor(
                 name: name, dtype: dtype, shape: shape, range: dataStart + begin..<dataStart + end, file: file)
         }
         var position = dataStart
-        for tensor in tensors.values.sorted(by: { ($0.range.lowerBound, $0.range.upperBound, $0.name) < ($1.range.lowerBound, $1.range.upperBound, $1.name) }) {
+        for tensor in tensors.values.sorted(by: {
+            ($0.range.lowerBound, $0.range.upperBound, $0.name) < ($1.range.lowerBound, $1.range.upperBound, $1.name)
+        }) {
             guard tensor.range.lowerBound >= position else { throw broken("tensor \(tensor.name) overlaps the one before it") }
             guard tensor.range.lowerBound == position else {
                 throw broken("\(tensor.range.lowerBound - position) bytes before tensor \(tensor.name) belong to no tensor")

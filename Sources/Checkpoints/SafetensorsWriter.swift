@@ -34,7 +34,8 @@ public final class SafetensorsWriter {
         temporaryPath = "\(path).tmp-\(getpid())"
         var entries: [JSONValue.Member] = []
         if !metadata.isEmpty {
-            entries.append(.init("__metadata__", .object(metadata.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) })))
+            entries.append(
+                .init("__metadata__", .object(metadata.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) })))
         }
         var offset = 0
         var relative: [(name: String, begin: Int, end: Int)] = []
@@ -73,10 +74,12 @@ public final class SafetensorsWriter {
         }
         let reserved = posix_fallocate(descriptor, 0, off_t(start + offset))
         if [ENOSPC, EFBIG, EDQUOT].contains(reserved) {
-            throw Failure(.ioError, "\(path) needs \(start + offset) bytes: \(systemMessage(reserved)); free some space and start again")
+            throw Failure(
+                .ioError, "\(path) needs \(start + offset) bytes: \(systemMessage(reserved)); free some space and start again")
         }
         guard ftruncate(descriptor, off_t(start + offset)) == 0 else { throw writingFailed(path) }
-        try first.bytes.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writeAll(descriptor, bytes, at: 0, path: path) }
+        try first.bytes.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writeAll(descriptor, bytes, at: 0, path: path)
+        }
     }
 
     deinit {
@@ -103,7 +106,9 @@ public final class SafetensorsWriter {
 
     /// Makes the file durable and puts it in its place.
     public func finish() throws(Failure) {
-        for (name, place) in places { precondition(place.next == place.end, "tensor \(name) lacks \(place.end - place.next) bytes") }
+        for (name, place) in places {
+            precondition(place.next == place.end, "tensor \(name) lacks \(place.end - place.next) bytes")
+        }
         guard fsync(descriptor) == 0 else { throw writingFailed(path) }
         close(descriptor)
         descriptor = -1
@@ -155,5 +160,6 @@ private func writeAll(_ descriptor: Int32, _ bytes: UnsafeRawBufferPointer, at o
 
 private func writingFailed(_ path: String) -> Failure {
     let code = errno
-    return Failure(.ioError, "writing \(path) failed: \(systemMessage(code)); nothing was replaced, free some space and start again")
+    return Failure(
+        .ioError, "writing \(path) failed: \(systemMessage(code)); nothing was replaced, free some space and start again")
 }

@@ -25,7 +25,8 @@ public struct StoredTensor: Sendable {
     /// The elements of a range of the flattened tensor as floats.
     public func floats(_ elements: Range<Int>) throws(Failure) -> [Float] {
         guard dtype.isFloat else {
-            throw Failure(.badData, "\(file.path): tensor \(name) is stored as \(dtype.rawValue), where numbers with a fraction are needed")
+            throw Failure(
+                .badData, "\(file.path): tensor \(name) is stored as \(dtype.rawValue), where numbers with a fraction are needed")
         }
         precondition(elements.lowerBound >= 0 && elements.upperBound <= count, "elements \(elements) of a tensor of \(count)")
         let source = bytes

@@ -18,11 +18,14 @@ public final class ClientFolder: ClientStorage {
             try FileManager.default.createDirectory(
                 atPath: path + "/blobs", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         } catch {
-            throw Failure(.cannotCreate, "the client's state folder \(path) cannot be created: \(error); choose another with --state")
+            throw Failure(
+                .cannotCreate, "the client's state folder \(path) cannot be created: \(error); choose another with --state")
         }
         lock = open(path + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-            throw Failure(.refused, "the client's state folder \(path) is in use by another process: stop it, or choose another --name or --state")
+            throw Failure(
+                .refused,
+                "the client's state folder \(path) is in use by another process: stop it, or choose another --name or --state")
         }
     }
 

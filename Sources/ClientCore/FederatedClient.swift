@@ -250,7 +250,10 @@ public struct FederatedClient {
                 weights.trained = try decode(bytes, layout: joined.specification.trainedLayout)
             case .frozen:
                 guard let layout = joined.specification.frozenLayout else {
-                    throw Refused.failure(Failure(.protocolError, "strategy \(joined.plan.strategy.rawValue) has no frozen factors, but the coordinator sent some"))
+                    throw Refused.failure(
+                        Failure(
+                            .protocolError,
+                            "strategy \(joined.plan.strategy.rawValue) has no frozen factors, but the coordinator sent some"))
                 }
                 weights.frozen = try decode(bytes, layout: layout)
             case .segment:
@@ -263,7 +266,8 @@ public struct FederatedClient {
             throw Refused.failure(
                 Failure(
                     .protocolError,
-                    "the frozen factors that this machine derives from the run's seed differ from the coordinator's: use the same Tributary version on both sides"))
+                    "the frozen factors that this machine derives from the run's seed differ from the coordinator's: use the same Tributary version on both sides"
+                ))
         }
         return weights
     }
@@ -283,7 +287,9 @@ public struct FederatedClient {
             layout: largestLayout(joined, reference), codec: .float32)
         guard byteCount <= limit else {
             throw Refused.failure(
-                Failure(.protocolError, "the coordinator announced an adapter of \(byteCount) bytes, where this run's has at most \(limit)"))
+                Failure(
+                    .protocolError,
+                    "the coordinator announced an adapter of \(byteCount) bytes, where this run's has at most \(limit)"))
         }
         var bytes: [UInt8] = []
         bytes.reserveCapacity(byteCount)
@@ -297,7 +303,9 @@ public struct FederatedClient {
         }
         guard Digest(of: bytes) == reference.digest else {
             throw Refused.failure(
-                Failure(.protocolError, "the adapter from the coordinator is damaged (digest differs from \(reference.digest.short))"))
+                Failure(
+                    .protocolError, "the adapter from the coordinator is damaged (digest differs from \(reference.digest.short))")
+            )
         }
         try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: bytes) }
         return bytes
@@ -357,7 +365,9 @@ public struct FederatedClient {
                 status: committed.status)
         }
         throw Refused.failure(
-            Failure(.protocolError, "the coordinator keeps asking for chunks of the contribution to round \(pending.round) that were sent"))
+            Failure(
+                .protocolError,
+                "the coordinator keeps asking for chunks of the contribution to round \(pending.round) that were sent"))
     }
 
     /// Nil if the contribution is no longer wanted.
@@ -385,7 +395,10 @@ public struct FederatedClient {
     }
 
     private func unexpected(_ reply: Reply, to question: String) -> Refused {
-        .failure(Failure(.protocolError, "the coordinator answered \(question) with something else: use the same Tributary version on both sides"))
+        .failure(
+            Failure(
+                .protocolError,
+                "the coordinator answered \(question) with something else: use the same Tributary version on both sides"))
     }
 }
 

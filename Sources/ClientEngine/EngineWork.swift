@@ -39,7 +39,8 @@ public final class EngineWork: LocalWork {
         let positions = base.checkpoint.configuration.maximumPositions
         training = try base.text.examples(records, sequenceLength: positions)
         guard !training.examples.isEmpty else {
-            throw Failure(.badData, "the training data of \(name) has no example with a target token: add a completion to its records")
+            throw Failure(
+                .badData, "the training data of \(name) has no example with a target token: add a completion to its records")
         }
         evaluation = try evaluationRecords.map { (records) throws(Failure) in
             try base.text.examples(records, sequenceLength: positions)
@@ -56,13 +57,15 @@ public final class EngineWork: LocalWork {
         let positions = base.checkpoint.configuration.maximumPositions
         guard plan.sequenceLength <= positions else {
             throw Failure(
-                .usage, "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
+                .usage,
+                "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
         }
         training = try base.text.examples(records, sequenceLength: plan.sequenceLength)
         guard !training.examples.isEmpty else {
             throw Failure(
                 .badData,
-                "no example of \(name) has a target left at the plan's sequence length of \(plan.sequenceLength): raise --sequence-length")
+                "no example of \(name) has a target left at the plan's sequence length of \(plan.sequenceLength): raise --sequence-length"
+            )
         }
     }
 
@@ -101,7 +104,8 @@ public final class EngineWork: LocalWork {
 
     public func evaluate(_ weights: AdapterWeights, plan: FederationPlan) throws(Failure) -> EvaluationResult {
         guard let evaluation else { throw Failure(.internalError, "\(name) has no evaluation data") }
-        let exactMatch = plan.exactMatchTokens > 0
+        let exactMatch =
+            plan.exactMatchTokens > 0
             ? ExactMatch(maximumTokens: plan.exactMatchTokens, marker: plan.exactMatchMarker) : nil
         let outcome = try Evaluation.evaluate(
             model: try base.model(weights, form: plan.quantize), examples: evaluation.examples, exactMatch: exactMatch,

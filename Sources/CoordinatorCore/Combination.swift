@@ -36,7 +36,8 @@ struct Combination {
                 let (bytes, rank) = try contribution(client)
                 let layout = rule.contributionLayout(try plan.specification(rank: rank, maps: maps))
                 try aggregator.add(
-                    client: client, weight: weight, state: try decode(bytes, layout: layout, of: "client \(client)'s contribution"))
+                    client: client, weight: weight,
+                    state: try decode(bytes, layout: layout, of: "client \(client)'s contribution"))
             }
             combined = try aggregator.finish()
         } catch let failure as Failure {

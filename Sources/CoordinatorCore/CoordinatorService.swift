@@ -39,7 +39,8 @@ public final class CoordinatorService {
             guard stored.plan == plan else {
                 throw Failure(
                     .badConfiguration,
-                    "the state holds run \(stored.runID) with another plan (\(PlanDifference.describe(stored.plan, plan))): go on with the same settings, or choose another place for a new run")
+                    "the state holds run \(stored.runID) with another plan (\(PlanDifference.describe(stored.plan, plan))): go on with the same settings, or choose another place for a new run"
+                )
             }
             federation = Federation(stored, maps: maps, derivedDigest: start.derivedDigest, at: now)
         } else {

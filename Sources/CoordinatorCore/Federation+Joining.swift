@@ -12,12 +12,14 @@ extension Federation {
         guard hello.baseDigest == plan.baseDigest else {
             return Self.refusal(
                 .wrongBase,
-                "client \(hello.name) holds another base model (digest \(hello.baseDigest.short)) than this run (\(plan.baseDigest.short)): give --model the same checkpoint, in the same stored form, as the coordinator's")
+                "client \(hello.name) holds another base model (digest \(hello.baseDigest.short)) than this run (\(plan.baseDigest.short)): give --model the same checkpoint, in the same stored form, as the coordinator's"
+            )
         }
         guard hello.tokenizerDigest == plan.tokenizerDigest else {
             return Self.refusal(
                 .wrongTokenizer,
-                "client \(hello.name) holds another tokenizer.json (digest \(hello.tokenizerDigest.short)) than this run (\(plan.tokenizerDigest.short)): copy the coordinator's")
+                "client \(hello.name) holds another tokenizer.json (digest \(hello.tokenizerDigest.short)) than this run (\(plan.tokenizerDigest.short)): copy the coordinator's"
+            )
         }
         if phase == .finished {
             return Self.refusal(.runFinished, "the run is finished: nothing is left to train")
@@ -28,12 +30,14 @@ extension Federation {
             guard member.secretHash == secretHash else {
                 return Self.refusal(
                     .nameTaken,
-                    "the name \(hello.name) belongs to another client of this run: choose another --name, or, if that client lost its state, run `tributary coordinator forget \(hello.name)` first")
+                    "the name \(hello.name) belongs to another client of this run: choose another --name, or, if that client lost its state, run `tributary coordinator forget \(hello.name)` first"
+                )
             }
             if let maximumRank, maximumRank < member.rank {
                 return Self.refusal(
                     .rankTooSmall,
-                    "client \(hello.name) joined with rank \(member.rank), which --max-rank \(maximumRank) no longer allows: raise --max-rank")
+                    "client \(hello.name) joined with rank \(member.rank), which --max-rank \(maximumRank) no longer allows: raise --max-rank"
+                )
             }
             return admit(member, hello, at: now, session: session, isNew: false)
         }

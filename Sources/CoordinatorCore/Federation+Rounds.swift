@@ -73,7 +73,10 @@ extension Federation {
         let live = liveMembers(at: now)
         guard live.count >= quorum else {
             let absent = members.keys.filter { !live.contains($0) }.sorted()
-            phase = .waiting(reason: "\(quorum - live.count) more clients for the quorum of \(quorum) (not heard of: \(absent.joined(separator: ", ")))")
+            phase = .waiting(
+                reason:
+                    "\(quorum - live.count) more clients for the quorum of \(quorum) (not heard of: \(absent.joined(separator: ", ")))"
+            )
             return []
         }
         let round = (records.last?.round ?? 0) + 1

@@ -40,7 +40,8 @@ extension Federation {
         else {
             return Self.refusal(
                 .tooLarge,
-                "client \(name) announced \(upload.totalBytes) bytes in \(upload.count) chunks, but its contribution has \(expected) bytes in \(chunks)")
+                "client \(name) announced \(upload.totalBytes) bytes in \(upload.count) chunks, but its contribution has \(expected) bytes in \(chunks)"
+            )
         }
         guard upload.bytes.count == range.count else {
             return Self.refusal(

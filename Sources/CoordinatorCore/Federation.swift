@@ -160,9 +160,12 @@ public struct Federation: Sendable {
         _ session: UInt64, at now: Duration, _ body: (inout Federation, String) -> Decision
     ) -> Decision {
         guard let name = sessions[session] else {
-            return Decision(.refused(Refusal(
-                code: .unknownSession, message: "this session is not known here (the coordinator may have been restarted): join again",
-                retryAfterMilliseconds: 0)))
+            return Decision(
+                .refused(
+                    Refusal(
+                        code: .unknownSession,
+                        message: "this session is not known here (the coordinator may have been restarted): join again",
+                        retryAfterMilliseconds: 0)))
         }
         lastSeen[name] = now
         return body(&self, name)

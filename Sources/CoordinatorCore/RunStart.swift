@@ -89,7 +89,8 @@ public func storedWeights(
     var weights = specification.initialWeights(&generator)
     func state(_ blob: StoredBlob, _ bytes: [UInt8], _ layout: AdapterLayout) throws(Failure) -> AdapterState {
         do throws(DecodeError) { return try EncodedState.decode(bytes, layout: layout) } catch {
-            throw Failure(.badData, "blob \(blob.digest.short) of the state is damaged (\(error)): restore the state file from a copy")
+            throw Failure(
+                .badData, "blob \(blob.digest.short) of the state is damaged (\(error)): restore the state file from a copy")
         }
     }
     var segments: [AdapterState] = []

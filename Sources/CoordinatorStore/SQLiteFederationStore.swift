@@ -53,7 +53,10 @@ public final class SQLiteFederationStore: FederationStore {
         }
         switch error.resultCode {
         case .SQLITE_FULL:
-            return Failure(.ioError, "the state \(path) cannot be \(what): the disk is full; free space and start again, nothing that was acknowledged is lost")
+            return Failure(
+                .ioError,
+                "the state \(path) cannot be \(what): the disk is full; free space and start again, nothing that was acknowledged is lost"
+            )
         case .SQLITE_NOTADB, .SQLITE_CORRUPT:
             return Failure(.badData, "\(path) is no state of Tributary, or is damaged: choose another file or restore a copy")
         case .SQLITE_CANTOPEN:
@@ -61,7 +64,8 @@ public final class SQLiteFederationStore: FederationStore {
         case .SQLITE_BUSY, .SQLITE_LOCKED:
             return Failure(.ioError, "the state \(path) is in use by another process: stop the other coordinator first")
         default:
-            return Failure(.ioError, "the state \(path) cannot be \(what): \(error.message ?? "SQLite error \(error.resultCode.rawValue)")")
+            return Failure(
+                .ioError, "the state \(path) cannot be \(what): \(error.message ?? "SQLite error \(error.resultCode.rawValue)")")
         }
     }
 

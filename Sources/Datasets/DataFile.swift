@@ -18,7 +18,8 @@ public enum DataFile {
         for record in records where record.kind != first.kind {
             throw Failure(
                 .badData,
-                "\(record.place): this record has \(record.kind) and the first one has \(first.kind); a file must keep to one kind")
+                "\(record.place): this record has \(record.kind) and the first one has \(first.kind); a file must keep to one kind"
+            )
         }
         return records
     }
@@ -37,7 +38,9 @@ public enum DataFile {
             do {
                 value = try JSONValue(parsing: text)
             } catch {
-                throw Failure(.badData, "\(path):\(line): this line is not JSON: \(error.message), at byte \(error.position + 1) of the line")
+                throw Failure(
+                    .badData,
+                    "\(path):\(line): this line is not JSON: \(error.message), at byte \(error.position + 1) of the line")
             }
             guard let members = value.members else {
                 throw Failure(.badData, "\(path):\(line): a line must hold one JSON object, not \(value.kind)")

@@ -97,7 +97,8 @@ public struct ExampleEncoder: Sendable {
             guard let chat else {
                 throw Failure(
                     .badData,
-                    "\(record.place): the record has \"messages\", and the model has no chat template; name one with --chat-template")
+                    "\(record.place): the record has \"messages\", and the model has no chat template; name one with --chat-template"
+                )
             }
             let encoded: EncodedChat
             do {

@@ -27,7 +27,9 @@ public enum Partition: Equatable, Sendable, CustomStringConvertible {
             self = .dirichlet(alpha: alpha, field: rest[1])
         default:
             throw Failure(
-                .usage, "\"\(text)\" is no partition; write iid, by:FIELD, or dirichlet:ALPHA:FIELD with ALPHA above 0, as dirichlet:0.5:category")
+                .usage,
+                "\"\(text)\" is no partition; write iid, by:FIELD, or dirichlet:ALPHA:FIELD with ALPHA above 0, as dirichlet:0.5:category"
+            )
         }
     }
 
@@ -115,7 +117,8 @@ public enum Partition: Equatable, Sendable, CustomStringConvertible {
         }
         throw Failure(
             .usage,
-            "\(self) left a client without records in each of \(Self.drawLimit) draws; use a larger ALPHA, fewer clients or more data")
+            "\(self) left a client without records in each of \(Self.drawLimit) draws; use a larger ALPHA, fewer clients or more data"
+        )
     }
 
     /// "client-000", ...: padded to the width of the largest, at least three digits.
@@ -132,7 +135,9 @@ public enum Partition: Equatable, Sendable, CustomStringConvertible {
         do {
             try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         } catch {
-            throw Failure(.cannotCreate, "the folder \(folder) cannot be made; is there a file of that name, and are you allowed to write there?")
+            throw Failure(
+                .cannotCreate,
+                "the folder \(folder) cannot be made; is there a file of that name, and are you allowed to write there?")
         }
         var written: [(name: String, path: String)] = []
         for (index, records) in parts.enumerated() {

@@ -40,7 +40,8 @@ public struct Record: Equatable, Sendable {
         case .string(let text), .number(let text): return text
         case .boolean(let value): return value ? "true" : "false"
         case .array, .object:
-            throw Failure(.badData, "\(place): \"\(field)\" is \(value.kind), which is no category; it must be a string or a number")
+            throw Failure(
+                .badData, "\(place): \"\(field)\" is \(value.kind), which is no category; it must be a string or a number")
         }
     }
 
@@ -67,7 +68,9 @@ private struct RecordReader {
         if let text { return .text(try string(text, "text")) }
         if let messages { return .messages(try turns(messages)) }
         guard let prompt, let completion else {
-            throw failure(prompt == nil ? "there is a \"completion\" without a \"prompt\"" : "there is a \"prompt\" without a \"completion\"")
+            throw failure(
+                prompt == nil
+                    ? "there is a \"completion\" without a \"prompt\"" : "there is a \"prompt\" without a \"completion\"")
         }
         return .completion(prompt: try string(prompt, "prompt"), completion: try string(completion, "completion"))
     }
@@ -88,7 +91,9 @@ private struct RecordReader {
         guard let elements = value.elements else { throw failure("\"messages\" must be an array, not \(value.kind)") }
         guard !elements.isEmpty else { throw failure("\"messages\" is empty") }
         return try elements.enumerated().map { index, element throws(Failure) in
-            guard let members = element.members else { throw failure("\"messages[\(index)]\" must be an object, not \(element.kind)") }
+            guard let members = element.members else {
+                throw failure("\"messages[\(index)]\" must be an object, not \(element.kind)")
+            }
             for key in members.map(\.key) where ["tool_calls", "tool_call_id", "reasoning_content"].contains(key) {
                 if element[key]?.isNull == false { throw failure("\"messages[\(index)].\(key)\" is not supported") }
             }

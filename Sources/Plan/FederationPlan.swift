@@ -123,7 +123,8 @@ public struct FederationPlan: Codable, Equatable, Sendable {
             for map in maps where !known.contains(map.moduleName) { known.append(map.moduleName) }
             throw Failure(
                 .usage,
-                "target module \(name) is not a linear map of this model's blocks; it has \(known.joined(separator: ", ")), or use all-linear")
+                "target module \(name) is not a linear map of this model's blocks; it has \(known.joined(separator: ", ")), or use all-linear"
+            )
         }
         return maps.filter { names.contains($0.moduleName) || names.contains($0.name) }
     }

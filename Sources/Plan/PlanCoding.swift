@@ -19,7 +19,8 @@ public enum PlanCoding {
         } catch {
             throw Failure(
                 .protocolError,
-                "the run's plan cannot be read by this version (\(Version.current)): use the same Tributary version on both sides (\(error))")
+                "the run's plan cannot be read by this version (\(Version.current)): use the same Tributary version on both sides (\(error))"
+            )
         }
     }
 }

@@ -39,7 +39,9 @@ extension FederationPlan {
         try require(learningRate.isFinite && learningRate > 0, "learning-rate is \(learningRate): it is a positive number")
         try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
         try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
-        try require(warmupSteps >= 0 && warmupSteps < totalSteps, "warmup-steps is \(warmupSteps): it is between 0 and the run's \(totalSteps) steps")
+        try require(
+            warmupSteps >= 0 && warmupSteps < totalSteps,
+            "warmup-steps is \(warmupSteps): it is between 0 and the run's \(totalSteps) steps")
         try require(minimumClients >= 1, "min-clients is \(minimumClients): a run needs at least 1 client")
         try require(clientsPerRound >= 0, "clients-per-round is \(clientsPerRound): it is 0 (all) or more")
         try require(quorum >= 0, "quorum is \(quorum): it is 0 (all selected) or more")
@@ -48,13 +50,15 @@ extension FederationPlan {
             "quorum \(quorum) is above clients-per-round \(clientsPerRound): a round could never close")
         try require(
             clientsPerRound == 0 || clientsPerRound <= minimumClients,
-            "clients-per-round \(clientsPerRound) is above min-clients \(minimumClients): the run would start with too few clients to select from")
+            "clients-per-round \(clientsPerRound) is above min-clients \(minimumClients): the run would start with too few clients to select from"
+        )
         try require(deadlineSeconds.isFinite && deadlineSeconds > 0, "deadline is \(deadlineSeconds) s: it is a positive time")
         try require(exactMatchTokens >= 0, "exact-match is \(exactMatchTokens): it is a number of new tokens")
         try require(!ranks.isEmpty, "ranks is empty: give one rank, or several for flora")
         try require(
             strategy == .flora || Set(ranks).count == 1,
-            "strategy \(strategy.rawValue) takes one rank, not \(ranks.map(String.init).joined(separator: ",")): use flora for mixed ranks")
+            "strategy \(strategy.rawValue) takes one rank, not \(ranks.map(String.init).joined(separator: ",")): use flora for mixed ranks"
+        )
         try require(rankCap >= 1, "rank-cap is \(rankCap): it is at least 1")
         try require(
             strategy != .fedSB || alpha == nil, "alpha is not used by fed-sb, whose scale is 1: leave --alpha out")

@@ -40,6 +40,7 @@ public enum FileWriting {
         if code == ENOSPC || code == EDQUOT {
             return Failure(.ioError, "\(path) cannot be written: the disk is full; free space and run the same command again")
         }
-        return Failure(.cannotCreate, "\(path) cannot be written: \(String(cString: strerror(code))); check the folder and its permissions")
+        return Failure(
+            .cannotCreate, "\(path) cannot be written: \(String(cString: strerror(code))); check the folder and its permissions")
     }
 }

@@ -13,7 +13,9 @@ public final class FileLock: Sendable {
     public init(path: String, taken: String) throws(Failure) {
         descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
-            throw Failure(.cannotCreate, "\(path) cannot be created: \(String(cString: strerror(errno))); check the folder and its permissions")
+            throw Failure(
+                .cannotCreate,
+                "\(path) cannot be created: \(String(cString: strerror(errno))); check the folder and its permissions")
         }
         var whole = flock()
         whole.l_type = Int16(F_WRLCK)

@@ -14,7 +14,8 @@ public enum Folder {
             if mkdir(current, mode) != 0, errno != EEXIST {
                 throw Failure(
                     .cannotCreate,
-                    "the folder \(current) cannot be created: \(String(cString: strerror(errno))); choose another place with \(option)")
+                    "the folder \(current) cannot be created: \(String(cString: strerror(errno))); choose another place with \(option)"
+                )
             }
             current += "/"
         }

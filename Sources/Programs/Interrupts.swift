@@ -20,7 +20,9 @@ public enum Interrupts {
     public static func watch(_ onFirst: @escaping @Sendable () -> Void) throws(Failure) {
         var ends: [Int32] = [0, 0]
         guard pipe(&ends) == 0, ends.allSatisfy({ fcntl($0, F_SETFD, FD_CLOEXEC) == 0 }) else {
-            throw Failure(.unavailable, "no pipe can be opened: \(String(cString: strerror(errno))); raise the limit of open files (ulimit -n)")
+            throw Failure(
+                .unavailable,
+                "no pipe can be opened: \(String(cString: strerror(errno))); raise the limit of open files (ulimit -n)")
         }
         let readEnd = ends[0]
         writeEnd.store(ends[1], ordering: .releasing)

@@ -134,7 +134,8 @@ public struct ChatTemplate: Equatable, Sendable {
         let isPlain = name == "chatml" || ["system", "user", "assistant"].contains(message.role)
         guard isPlain, !message.role.isEmpty else {
             throw ChatTemplateError(
-                sentence: "the role \"\(message.role)\" is not supported by the chat template \(name), only system, user and assistant")
+                sentence:
+                    "the role \"\(message.role)\" is not supported by the chat template \(name), only system, user and assistant")
         }
     }
 

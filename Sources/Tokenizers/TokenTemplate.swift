@@ -29,7 +29,8 @@ struct TokenTemplate: Sendable, Equatable {
         for element in try part.parts("single") {
             if let sequence = element.part("Sequence") {
                 guard isBeforeText, try sequence.text("id") == "A" else {
-                    throw element.failure("\"\(part.name).single\" must hold the text, $A, once and nothing else but special tokens")
+                    throw element.failure(
+                        "\"\(part.name).single\" must hold the text, $A, once and nothing else but special tokens")
                 }
                 isBeforeText = false
             } else {

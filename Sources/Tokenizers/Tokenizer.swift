@@ -50,7 +50,8 @@ public final class Tokenizer: Sendable {
             let token = try AddedToken(part)
             if token.content.isEmpty { continue }
             if let known = model.vocabulary.id(token.content), known != token.id {
-                throw part.failure("\"\(part.name)\" gives \"\(token.content)\" the id \(token.id), \"model.vocab\" gives it \(known)")
+                throw part.failure(
+                    "\"\(part.name)\" gives \"\(token.content)\" the id \(token.id), \"model.vocab\" gives it \(known)")
             }
             guard added.updateValue(token, forKey: token.id) == nil else {
                 throw part.failure("\"\(part.name)\" gives the id \(token.id) a second time")

@@ -53,13 +53,16 @@ public struct TokenizerConfiguration: Equatable, Sendable {
         if let endToken {
             guard let id = tokenizer.tokenID(endToken) else {
                 throw Failure(
-                    .badData, "\(tokenizer.path) lacks the token \(endToken), which tokenizer_config.json beside it names as eos_token")
+                    .badData,
+                    "\(tokenizer.path) lacks the token \(endToken), which tokenizer_config.json beside it names as eos_token")
             }
             return id
         }
         guard let first = configured.first, let id = Int32(exactly: first) else {
             throw Failure(
-                .badData, "\(tokenizer.path): no end token is known; name one as eos_token in tokenizer_config.json or eos_token_id in config.json")
+                .badData,
+                "\(tokenizer.path): no end token is known; name one as eos_token in tokenizer_config.json or eos_token_id in config.json"
+            )
         }
         return id
     }
@@ -80,8 +83,12 @@ extension ChatTemplate {
     /// The template that a Jinja text stands for, by what only it contains; nil if it is unknown.
     public init?(recognising jinja: String) {
         // White space, line breaks in literals and the kind of quotes differ from model to model.
-        var bytes = jinja.utf8.filter { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }.map { $0 == UInt8(ascii: "\"") ? UInt8(ascii: "'") : $0 }
-        for (variant, plain) in [("\\n", ""), ("message.role", "message['role']"), ("message.content", "message['content']"), ("+''", "")] {
+        var bytes = jinja.utf8.filter { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }.map {
+            $0 == UInt8(ascii: "\"") ? UInt8(ascii: "'") : $0
+        }
+        for (variant, plain) in [
+            ("\\n", ""), ("message.role", "message['role']"), ("message.content", "message['content']"), ("+''", ""),
+        ] {
             bytes = replaced(bytes[...], Array(variant.utf8), with: Array(plain.utf8))
         }
         func has(_ part: String) -> Bool { contains(bytes, Array(part.utf8)) }

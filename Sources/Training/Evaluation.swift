@@ -114,7 +114,8 @@ public enum Evaluation {
             guard let completion = example.completion, !example.prompt.isEmpty else {
                 throw Failure(
                     .badData,
-                    "--exact-match needs a prompt and a completion in every record, but the one on line \(example.line) has only text; leave --exact-match out")
+                    "--exact-match needs a prompt and a completion in every record, but the one on line \(example.line) has only text; leave --exact-match out"
+                )
             }
             if example.prompt.count < positions {
                 let written = try Generation.generate(

@@ -76,9 +76,12 @@ public enum Generation {
         generator: SeededGenerator, onToken: (Int32) -> Bool = { _ in true }
     ) throws(Failure) -> (tokens: [Int32], end: End) {
         let positions = model.model.configuration.maximumPositions
-        guard !prompt.isEmpty else { throw Failure(.usage, "the prompt is empty: the model needs at least one token to go on from") }
+        guard !prompt.isEmpty else {
+            throw Failure(.usage, "the prompt is empty: the model needs at least one token to go on from")
+        }
         guard prompt.count < positions else {
-            throw Failure(.usage, "the prompt has \(prompt.count) tokens, but the model has only \(positions) positions: shorten it")
+            throw Failure(
+                .usage, "the prompt has \(prompt.count) tokens, but the model has only \(positions) positions: shorten it")
         }
         var generator = generator
         var tokens: [Int32] = []

@@ -146,7 +146,9 @@ public enum LoRASBStart {
         try fromBase(
             specification: specification,
             weight: { (map) throws(Failure) in
-                guard let matrix = model.weight(of: map.name) else { throw Failure(.internalError, "the model has no \(map.name)") }
+                guard let matrix = model.weight(of: map.name) else {
+                    throw Failure(.internalError, "the model has no \(map.name)")
+                }
                 return matrix.decoded()
             }, generator: generator, progress: progress)
     }
@@ -202,7 +204,8 @@ public enum LoRASBStart {
                 do throws(Failure) {
                     results[index] = .success(
                         try factors(
-                            of: matrices[index], outputs: maps[index].outputs, inputs: maps[index].inputs, rank: rank, generator: &draws))
+                            of: matrices[index], outputs: maps[index].outputs, inputs: maps[index].inputs, rank: rank,
+                            generator: &draws))
                 } catch {
                     results[index] = .failure(error)
                 }

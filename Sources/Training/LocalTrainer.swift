@@ -91,7 +91,8 @@ public enum LocalTrainer {
             guard loss.isFinite, size.isFinite else {
                 throw Failure(
                     .badData,
-                    "training went out of range in step \(step + 1): the loss is \(loss / Double(targets)), the gradient's norm \(size); lower --learning-rate")
+                    "training went out of range in step \(step + 1): the loss is \(loss / Double(targets)), the gradient's norm \(size); lower --learning-rate"
+                )
             }
             let rate = schedule.rate(step)
             optimizer.step(&weights.trained.values, gradient: gradient, learningRate: rate)
@@ -107,7 +108,8 @@ public enum LocalTrainer {
             if !goesOn { break }
         }
         return TrainingOutcome(
-            weights: weights, meanLoss: targetSum > 0 ? lossSum / Double(targetSum) : 0, targetTokens: targetSum, tokens: tokenSum,
+            weights: weights, meanLoss: targetSum > 0 ? lossSum / Double(targetSum) : 0, targetTokens: targetSum,
+            tokens: tokenSum,
             steps: losses.count, losses: losses)
     }
 }

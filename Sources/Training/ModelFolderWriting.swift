@@ -23,7 +23,8 @@ public enum ModelFolderWriting {
     ///   - output: a folder that does not exist yet, or is empty
     ///   - progress: false stops; nothing is kept
     public static func merge(
-        checkpoint: CheckpointFolder, adapter: PEFTAdapter, output: String, progress: @escaping (WritingProgress) -> Bool = { _ in true }
+        checkpoint: CheckpointFolder, adapter: PEFTAdapter, output: String,
+        progress: @escaping (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) {
         let maps = checkpoint.configuration.linearMaps
         let byMap = Dictionary(uniqueKeysWithValues: maps.map { ($0.name, $0) })
@@ -65,7 +66,8 @@ public enum ModelFolderWriting {
     ///   - nested: whether the scales are quantized too, as bitsandbytes' double quantization
     ///   - output: a folder that does not exist yet, or is empty
     public static func quantize(
-        checkpoint: CheckpointFolder, output: String, nested: Bool = true, progress: @escaping (WritingProgress) -> Bool = { _ in true }
+        checkpoint: CheckpointFolder, output: String, nested: Bool = true,
+        progress: @escaping (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) {
         guard checkpoint.configuration.quantization == nil else {
             throw Failure(.usage, "\(checkpoint.path) is quantized already: give the folder of the unquantized model")
@@ -184,7 +186,8 @@ public enum ModelFolderWriting {
                     entry.a.withUnsafeBufferPointer { a in
                         entry.b.withUnsafeBufferPointer { b in
                             gemm(
-                                m: part.count, n: map.inputs, k: entry.rank, alpha: entry.scale, b.baseAddress! + place * entry.rank,
+                                m: part.count, n: map.inputs, k: entry.rank, alpha: entry.scale,
+                                b.baseAddress! + place * entry.rank,
                                 lda: entry.rank, a.baseAddress!, ldb: map.inputs, beta: 1, result, ldc: map.inputs)
                         }
                     }
@@ -193,7 +196,8 @@ public enum ModelFolderWriting {
             if let bad = values.firstIndex(where: { !$0.isFinite }) {
                 throw Failure(
                     .badData,
-                    "merging \(map.name) gives \(values[bad]) in row \(rows.lowerBound + bad / map.inputs): the adapter or the base is out of range")
+                    "merging \(map.name) gives \(values[bad]) in row \(rows.lowerBound + bad / map.inputs): the adapter or the base is out of range"
+                )
             }
             switch declaration.dtype {
             case .bf16: try append(values.map(bfloat16Bits), declaration.name, writer)

@@ -19,7 +19,9 @@ public struct ModelText: Sendable {
     public init(checkpoint: CheckpointFolder, chatTemplate: String? = nil) throws(Failure) {
         let path = checkpoint.path + "/tokenizer.json"
         guard fileExists(path) else {
-            throw Failure(.missingInput, "\(checkpoint.path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
+            throw Failure(
+                .missingInput,
+                "\(checkpoint.path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
         }
         tokenizer = try Tokenizer(path: path)
         configuration = try TokenizerConfiguration(folder: checkpoint.path)

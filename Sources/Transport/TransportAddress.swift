@@ -17,7 +17,9 @@ public struct TransportAddress: Hashable, Sendable, CustomStringConvertible {
     /// - Throws: `Failure(.usage)` that says what is wrong with the text
     public init(dialing text: String) throws(Failure) {
         try self.init(parsing: text)
-        guard port > 0 else { throw Failure(.usage, "\(text) has port 0: give the port that the coordinator printed when it started") }
+        guard port > 0 else {
+            throw Failure(.usage, "\(text) has port 0: give the port that the coordinator printed when it started")
+        }
         guard host != "0.0.0.0", host != "::" else {
             throw Failure(.usage, "\(text) is no address to dial: give the coordinator's host name or number")
         }

@@ -62,7 +62,9 @@ public enum TransportError: Error, Equatable, Sendable, CustomStringConvertible 
         self =
             switch code {
             case NNGCode.connectionRefused:
-                .unreachable(address: name, reason: "nothing listens on port \(address.port) there; start the coordinator, or check the port")
+                .unreachable(
+                    address: name,
+                    reason: "nothing listens on port \(address.port) there; start the coordinator, or check the port")
             case NNGCode.addressInvalid:
                 .unreachable(address: name, reason: "the host name \(address.host) is not known; check its spelling")
             case NNGCode.unreachable: .unreachable(address: name, reason: "there is no route to that host; check the network")

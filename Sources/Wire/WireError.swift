@@ -39,7 +39,9 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .unsupportedVersion(let version):
             Refusal(
                 code: .protocolVersion,
-                message: "the client speaks protocol version \(version) and this coordinator version \(WireLimits.protocolVersion): install the same release of Tributary on both")
+                message:
+                    "the client speaks protocol version \(version) and this coordinator version \(WireLimits.protocolVersion): install the same release of Tributary on both"
+            )
         case .bodyTooLarge: Refusal(code: .tooLarge, message: description)
         // Damage on the way: the same request may arrive whole the next time.
         case .badChecksum: Refusal(code: .badMessage, message: description, retryAfterMilliseconds: 1000)
@@ -55,7 +57,8 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .unsupportedVersion(let version):
             Failure(
                 .protocolError,
-                "the coordinator at \(address) speaks protocol version \(version) and this client version \(WireLimits.protocolVersion): install the same release of Tributary on both")
+                "the coordinator at \(address) speaks protocol version \(version) and this client version \(WireLimits.protocolVersion): install the same release of Tributary on both"
+            )
         default: Failure(.protocolError, "the coordinator at \(address) sent a reply that makes no sense: \(description)")
         }
     }

@@ -45,7 +45,8 @@ enum RoleProgram {
         }
         throw Failure(
             .unavailable,
-            "\(name) is neither beside this program\(ownFolder.map { " (\($0))" } ?? "") nor in PATH: build it with `swift build -c release --product \(name)`, or install all programs with `make install`")
+            "\(name) is neither beside this program\(ownFolder.map { " (\($0))" } ?? "") nor in PATH: build it with `swift build -c release --product \(name)`, or install all programs with `make install`"
+        )
     }
 
     /// The folder of the running program, links resolved.

@@ -26,7 +26,9 @@ import Testing
         for row in 0..<entry.outputs {
             for column in 0..<entry.inputs {
                 var sum = 0.0
-                for k in 0..<entry.rank { sum += Double(entry.b[row * entry.rank + k]) * Double(entry.a[k * entry.inputs + column]) }
+                for k in 0..<entry.rank {
+                    sum += Double(entry.b[row * entry.rank + k]) * Double(entry.a[k * entry.inputs + column])
+                }
                 result.append(sum * Double(entry.scale))
             }
         }
@@ -103,7 +105,8 @@ import Testing
         json.set("rank_pattern", try JSONValue(parsing: #"{"q_proj":2,"layers\\.\\d+\\.mlp\\.down_proj":2}"#.utf8))
         json.set("alpha_pattern", try JSONValue(parsing: #"{"^model.layers.1.self_attn.q_proj":3.0,"proj":100}"#.utf8))
         try writeFile(path, Array(json.pretty.utf8))
-        var scales = Dictionary(uniqueKeysWithValues: try PEFTAdapter(folder: folder.file("a")).entries.map { ($0.map, $0.scale) })
+        var scales = Dictionary(
+            uniqueKeysWithValues: try PEFTAdapter(folder: folder.file("a")).entries.map { ($0.map, $0.scale) })
         #expect(scales == [maps[0].name: 4, maps[1].name: 4, maps[2].name: 1.5])
         json.set("use_rslora", .boolean(true))
         try writeFile(path, Array(json.pretty.utf8))
@@ -117,7 +120,8 @@ import Testing
 
     @Test(arguments: [
         ("use_dora", "true"), ("bias", "\"all\""), ("lora_bias", "true"), ("modules_to_save", "[\"lm_head\"]"),
-        ("fan_in_fan_out", "true"), ("some_future_thing", "{\"a\":1}"), ("peft_type", "\"IA3\""), ("init_lora_weights", "\"pissa\""),
+        ("fan_in_fan_out", "true"), ("some_future_thing", "{\"a\":1}"), ("peft_type", "\"IA3\""),
+        ("init_lora_weights", "\"pissa\""),
         ("task_type", "\"SEQ_CLS\""), ("r", "0"), ("lora_alpha", "null"), ("loftq_config", "{\"bits\":4}"),
     ])
     func whatIsNotPlainLoRAIsRefusedByName(_ key: String, _ value: String) throws {
@@ -234,7 +238,9 @@ import Testing
 
     @Test func aRunStartsFromAnAdapterWithTheSameProduct() throws {
         var generator = generator("start")
-        let stored = PEFTAdapter(entries: [entry(maps[0], rank: 2, scale: 3, &generator), entry(maps[3], rank: 1, scale: 3, &generator)])
+        let stored = PEFTAdapter(entries: [
+            entry(maps[0], rank: 2, scale: 3, &generator), entry(maps[3], rank: 1, scale: 3, &generator),
+        ])
         for method in [AdapterMethod.lora, .ffaLoRA] {
             let specification = try AdapterSpecification(method: method, maps: maps, rank: 3, alpha: 6, rankStabilized: false)
             let start = specification.initialWeights(&generator)
@@ -247,10 +253,14 @@ import Testing
             #expect(a[8...].contains { $0 != 0 })
         }
         let small = try AdapterSpecification(method: .lora, maps: maps, rank: 1, alpha: 6, rankStabilized: false)
-        var failure = #expect(throws: Failure.self) { try stored.weights(small, maps: maps, start: small.initialWeights(&generator)) }
+        var failure = #expect(throws: Failure.self) {
+            try stored.weights(small, maps: maps, start: small.initialWeights(&generator))
+        }
         #expect(failure?.message.contains("use --rank 2") == true)
         let narrow = try AdapterSpecification(method: .lora, maps: [maps[0]], rank: 2, alpha: 6, rankStabilized: false)
-        failure = #expect(throws: Failure.self) { try stored.weights(narrow, maps: maps, start: narrow.initialWeights(&generator)) }
+        failure = #expect(throws: Failure.self) {
+            try stored.weights(narrow, maps: maps, start: narrow.initialWeights(&generator))
+        }
         #expect(failure?.message.contains(maps[3].name) == true)
 
         let stack = try stored.stack(targets: maps, maps: maps)

@@ -126,9 +126,12 @@ import Testing
         if shards == 1 {
             try writeSafetensors(target + "/model.safetensors", tensors: parts[0])
         } else {
-            for (number, part) in parts.enumerated() { try writeSafetensors(target + "/part-\(number).safetensors", tensors: part) }
+            for (number, part) in parts.enumerated() {
+                try writeSafetensors(target + "/part-\(number).safetensors", tensors: part)
+            }
             try writeFile(
-                target + "/model.safetensors.index.json", Array(JSONValue.object([.init("weight_map", .object(index))]).pretty.utf8))
+                target + "/model.safetensors.index.json",
+                Array(JSONValue.object([.init("weight_map", .object(index))]).pretty.utf8))
         }
     }
 
@@ -187,7 +190,9 @@ import Testing
         #expect(checkpoint.configuration.quantization?.type == "nf4")
         for map in checkpoint.configuration.linearMaps { #expect(checkpoint.isBitsAndBytes4Bit(map.name)) }
         makeFolders(folder.file("q"))
-        for name in try listFolder(checkpoint.path) { try writeFile(folder.file("q/" + name), try readFile(checkpoint.path + "/" + name)) }
+        for name in try listFolder(checkpoint.path) {
+            try writeFile(folder.file("q/" + name), try readFile(checkpoint.path + "/" + name))
+        }
         let map = checkpoint.configuration.linearMaps[0].name + ".weight"
         for (part, words) in [
             (".absmax", "absmax is missing"), (".quant_map", "quant_map"), (".nested_absmax", "nested_absmax"),

@@ -24,10 +24,11 @@ private func read(_ text: String, _ path: String = "data.jsonl") throws -> [Reco
     @Test func `CSV keeps commas, quotes, line breaks and spaces as they are written`() throws {
         let text = "prompt,completion,category\r\n\"a, \"\"b\"\"\", c ,x\r\n\r\n\"two\nlines\",\"\",y\nlast, ß,z"
         let records = try read(text, "data.CSV")
-        #expect(records.map(\.content) == [
-            .completion(prompt: "a, \"b\"", completion: " c "), .completion(prompt: "two\nlines", completion: ""),
-            .completion(prompt: "last", completion: " ß"),
-        ])
+        #expect(
+            records.map(\.content) == [
+                .completion(prompt: "a, \"b\"", completion: " c "), .completion(prompt: "two\nlines", completion: ""),
+                .completion(prompt: "last", completion: " ß"),
+            ])
         #expect(records.map(\.line) == [2, 4, 6])
         #expect(try records.map { try $0.value("category") } == ["x", "y", "z"])
         let messages = try read("messages\n\"[{\"\"role\"\":\"\"assistant\"\",\"\"content\"\":\"\"a\"\"}]\"", "m.csv")
@@ -72,7 +73,9 @@ private func read(_ text: String, _ path: String = "data.jsonl") throws -> [Reco
     }
 
     @Test func `bytes that are not UTF-8 are an error and not a crash`() {
-        #expect(throws: Failure.self) { try DataFile.read(Array("{\"text\": \"".utf8) + [0xC3, 0x28] + Array("\"}".utf8), path: "a.jsonl") }
+        #expect(throws: Failure.self) {
+            try DataFile.read(Array("{\"text\": \"".utf8) + [0xC3, 0x28] + Array("\"}".utf8), path: "a.jsonl")
+        }
         #expect(throws: Failure.self) { try DataFile.read(Array("text\n".utf8) + [0xFF], path: "a.csv") }
         let failure = #expect(throws: Failure.self) { try DataFile.read("/nowhere/data.jsonl") }
         #expect(failure?.status == .missingInput)
@@ -82,7 +85,8 @@ private func read(_ text: String, _ path: String = "data.jsonl") throws -> [Reco
         let records = try read(
             "{\"text\": \"quote \\\" back\\\\slash \\u0001 é \\u0065\\u0301 🙂\", \"big\": 12345678901234567890.10, \"none\": null}\n"
                 + "{\"text\": \"\", \"nested\": {\"a\": [1, \"x\", false]}}")
-        let path = FileManager.default.temporaryDirectory.path + "/tributary-records-\(ProcessInfo.processInfo.processIdentifier).jsonl"
+        let path =
+            FileManager.default.temporaryDirectory.path + "/tributary-records-\(ProcessInfo.processInfo.processIdentifier).jsonl"
         try DataFile.write(records, to: path)
         defer { try? FileManager.default.removeItem(atPath: path) }
         let again = try DataFile.read(path)

@@ -13,7 +13,9 @@ private func records(_ lines: String...) throws -> [Record] {
     try DataFile.read(Array(lines.joined(separator: "\n").utf8), path: "data.jsonl")
 }
 
-private func encoder(_ tokenizer: Tokenizer, length: Int = 64, template: String? = nil, vocabulary: Int? = nil) throws -> ExampleEncoder {
+private func encoder(
+    _ tokenizer: Tokenizer, length: Int = 64, template: String? = nil, vocabulary: Int? = nil
+) throws -> ExampleEncoder {
     try ExampleEncoder(
         tokenizer: tokenizer, template: try template.map(ChatTemplate.named), endToken: 2, sequenceLength: length,
         vocabularySize: vocabulary ?? tokenizer.vocabularySize)
@@ -52,11 +54,14 @@ private func encoder(_ tokenizer: Tokenizer, length: Int = 64, template: String?
             "post_processor",
             try JSONValue(
                 parsing: (#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|im_start|>"}},{"Sequence":{"id":"A"}},"#
-                    + #"{"SpecialToken":{"id":"<|im_end|>"}}],"special_tokens":{"<|im_start|>":{"ids":[1]},"<|im_end|>":{"ids":[2]}}}"#).utf8))
+                    + #"{"SpecialToken":{"id":"<|im_end|>"}}],"special_tokens":{"<|im_start|>":{"ids":[1]},"<|im_end|>":{"ids":[2]}}}"#)
+                    .utf8))
         let tokenizer = try Tokenizer(bytes: Array(file.compact.utf8), path: "t")
         #expect(tokenizer.encode("a", addSpecialTokens: true).last == 2)
         let examples = try encoder(tokenizer).encode(records(#"{"prompt": "a", "completion": "b"}"#)).examples
-        #expect(examples[0].tokens == [1] + tokenizer.encode("a", addSpecialTokens: false) + tokenizer.encode("b", addSpecialTokens: false) + [2])
+        #expect(
+            examples[0].tokens == [1] + tokenizer.encode("a", addSpecialTokens: false)
+                + tokenizer.encode("b", addSpecialTokens: false) + [2])
         // A text that the tokenizer ends itself gets no second end.
         let text = try encoder(tokenizer).encode(records(#"{"text": "a"}"#)).examples[0]
         #expect(text.tokens == tokenizer.encode("a", addSpecialTokens: true))
@@ -90,10 +95,14 @@ private func encoder(_ tokenizer: Tokenizer, length: Int = 64, template: String?
         let tokenizer = try golden("bpe-qwen2")
         let line = #"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}"#
         let example = try encoder(tokenizer, template: "chatml").encode(records(line)).examples[0]
-        #expect(tokenizer.decode(example.tokens, skipSpecialTokens: false) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n")
+        #expect(
+            tokenizer.decode(example.tokens, skipSpecialTokens: false)
+                == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n")
         let learnt = zip(example.tokens, example.targets).filter { $0.1 }.map(\.0)
         #expect(tokenizer.decode(learnt, skipSpecialTokens: false) == "Ho<|im_end|>")
-        #expect(tokenizer.decode(example.prompt, skipSpecialTokens: false) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+        #expect(
+            tokenizer.decode(example.prompt, skipSpecialTokens: false)
+                == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
         #expect(example.completion == "Ho")
         let failure = #expect(throws: Failure.self) { try encoder(tokenizer).encode(records(line)) }
         #expect(failure?.message.hasPrefix("data.jsonl:1") == true)

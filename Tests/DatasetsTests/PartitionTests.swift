@@ -9,7 +9,9 @@ import Testing
 private func records(_ counts: [Int]) throws -> [Record] {
     var lines: [String] = []
     for index in 0..<(counts.max() ?? 0) {
-        for (kind, count) in counts.enumerated() where index < count { lines.append("{\"text\":\"\(lines.count)\",\"kind\":\"k\(kind)\"}") }
+        for (kind, count) in counts.enumerated() where index < count {
+            lines.append("{\"text\":\"\(lines.count)\",\"kind\":\"k\(kind)\"}")
+        }
     }
     return try DataFile.read(Array(lines.joined(separator: "\n").utf8), path: "data.jsonl")
 }
@@ -79,7 +81,10 @@ private func isPartition(_ parts: [[Record]], of records: [Record]) -> Bool {
         #expect(try Partition(parsing: "iid") == .iid)
         #expect(try Partition(parsing: "by:a:b") == .by(field: "a:b"))
         #expect(try Partition(parsing: "dirichlet:0.5:kind") == .dirichlet(alpha: 0.5, field: "kind"))
-        for text in ["", "iid:", "by", "by:", "dirichlet", "dirichlet:0.5", "dirichlet:0:kind", "dirichlet:x:kind", "dirichlet:nan:k", "IID"] {
+        for text in [
+            "", "iid:", "by", "by:", "dirichlet", "dirichlet:0.5", "dirichlet:0:kind", "dirichlet:x:kind", "dirichlet:nan:k",
+            "IID",
+        ] {
             let failure = #expect(throws: Failure.self, "\(text)") { try Partition(parsing: text) }
             #expect(failure?.status == .usage)
         }
@@ -88,7 +93,8 @@ private func isPartition(_ parts: [[Record]], of records: [Record]) -> Bool {
     @Test func `written partitions hold the same records under the clients' names`() throws {
         let all = try records([5, 4])
         let parts = try Partition.iid.split(all, clients: 3, seed: 1)
-        let folder = FileManager.default.temporaryDirectory.path + "/tributary-partitions-\(ProcessInfo.processInfo.processIdentifier)"
+        let folder =
+            FileManager.default.temporaryDirectory.path + "/tributary-partitions-\(ProcessInfo.processInfo.processIdentifier)"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let written = try Partition.write(parts, to: folder + "/inner")
         #expect(written.map(\.name) == ["client-000", "client-001", "client-002"])

@@ -61,7 +61,9 @@ import Yams
 
     @Test func theServicesRunTheProgramsWithTheSamplesPaths() throws {
         let coordinator = try Self.text("tributary-coordinator.service")
-        #expect(coordinator.contains("\nExecStart=/usr/local/bin/tributary-coordinator start --config /etc/tributary/federation.yaml\n"))
+        #expect(
+            coordinator.contains(
+                "\nExecStart=/usr/local/bin/tributary-coordinator start --config /etc/tributary/federation.yaml\n"))
         let client = try Self.text("tributary-client@.service")
         #expect(client.contains("\nExecStart=/usr/local/bin/tributary-client join ${COORDINATOR} --name %i "))
         for unit in [coordinator, client] {

@@ -254,22 +254,26 @@ private func status(_ reply: Reply) -> ContributionStatus? {
                     UploadChunk(
                         session: session, kind: .update, round: word(&generator) % 3, digest: digest,
                         index: 0, count: 1, totalBytes: UInt64(EncodedState.byteCount(layout: layout)),
-                        bytes: [UInt8](repeating: 1, count: EncodedState.byteCount(layout: layout)))).encoded()
+                        bytes: [UInt8](repeating: 1, count: EncodedState.byteCount(layout: layout)))
+                ).encoded()
             case 2:
                 bytes = Request.commit(
                     Commit(
                         session: session, kind: .update, round: word(&generator) % 3, attempt: word(&generator),
                         digest: digest, totalBytes: UInt64(word(&generator)), exampleCount: UInt64.max, trainLoss: -1e300,
-                        targetTokens: UInt64.max, trainSeconds: 0)).encoded()
+                        targetTokens: UInt64.max, trainSeconds: 0)
+                ).encoded()
             case 3: bytes = Request.fetchChunk(FetchChunk(session: session, digest: digest, index: word(&generator))).encoded()
             case 4:
                 bytes = Request.reportEvaluation(
                     ReportEvaluation(
                         session: session, round: word(&generator) % 2, lossSum: 1, targetTokens: UInt64.max,
-                        examples: UInt64.max, exactMatches: UInt64.max)).encoded()
+                        examples: UInt64.max, exactMatches: UInt64.max)
+                ).encoded()
             default:
                 bytes = Request.heartbeat(
-                    Heartbeat(session: session, round: word(&generator), step: word(&generator), totalSteps: 0)).encoded()
+                    Heartbeat(session: session, round: word(&generator), step: word(&generator), totalSteps: 0)
+                ).encoded()
             }
             _ = try Reply(decoding: bench.service.handle(bytes, at: .zero, newSession: generator.next()))
         }

@@ -104,7 +104,8 @@ enum Scenario {
     }
 
     static func temporaryFile(_ name: String) -> String {
-        let folder = FileManager.default.temporaryDirectory.path() + "/tributary-tests-\(ProcessInfo.processInfo.processIdentifier)"
+        let folder =
+            FileManager.default.temporaryDirectory.path() + "/tributary-tests-\(ProcessInfo.processInfo.processIdentifier)"
         try? FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         let path = folder + "/" + name
         for suffix in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: path + suffix) }

@@ -12,7 +12,8 @@ import Testing
     private func start(_ yaml: String, _ flags: [String] = []) throws -> Finished {
         try Data(yaml.utf8).write(to: URL(filePath: folder.file("federation.yaml")))
         return try Finished.run(
-            "tributary-coordinator", ["start", "--config", folder.file("federation.yaml"), "--output", folder.file("run")] + flags,
+            "tributary-coordinator",
+            ["start", "--config", folder.file("federation.yaml"), "--output", folder.file("run")] + flags,
             in: folder)
     }
 
@@ -51,7 +52,8 @@ import Testing
     }
 
     @Test func missingInputsAreNamed() throws {
-        let noConfiguration = try Finished.run("tributary-coordinator", ["start", "--config", folder.file("none.yaml")], in: folder)
+        let noConfiguration = try Finished.run(
+            "tributary-coordinator", ["start", "--config", folder.file("none.yaml")], in: folder)
         #expect(noConfiguration.status == ExitStatus.missingInput.rawValue)
         #expect(noConfiguration.sentence.hasPrefix("the configuration \(folder.file("none.yaml")) cannot be read"))
 
@@ -65,7 +67,8 @@ import Testing
 
         for command in ["status", "export", "forget"] {
             let more = command == "export" ? ["--output", folder.file("out")] : command == "forget" ? ["a"] : []
-            let finished = try Finished.run("tributary-coordinator", [command, "--state", folder.file("none.sqlite")] + more, in: folder)
+            let finished = try Finished.run(
+                "tributary-coordinator", [command, "--state", folder.file("none.sqlite")] + more, in: folder)
             #expect(finished.status == ExitStatus.missingInput.rawValue)
             #expect(finished.sentence == "there is no state file \(folder.file("none.sqlite")): name a run's file with --state")
         }
@@ -89,7 +92,8 @@ import Testing
 
     @Test func everyKeyIsAFlagAndIsInTheSampleAndInTheDocumentation() throws {
         let help = try Finished.run("tributary-coordinator", ["start", "--help"], in: folder).output
-        let sample = try String(decoding: Data(contentsOf: URL(filePath: Golden.repository + "/deploy/federation.yaml")), as: UTF8.self)
+        let sample = try String(
+            decoding: Data(contentsOf: URL(filePath: Golden.repository + "/deploy/federation.yaml")), as: UTF8.self)
         let manual = try String(
             decoding: Data(contentsOf: URL(filePath: Golden.repository + "/docs/configuration.md")), as: UTF8.self)
         let keys = ["model", "listen", "state", "output", "min_clients"] + PlanOptions.keys.map(\.name)

@@ -35,9 +35,12 @@ final class Federation {
             "tributary",
             [
                 "simulate", "--model", model, "--data", folder.file("all.jsonl"), "--clients", "3", "--write-partitions",
-                folder.file("parts"), "--eval-data", folder.file("held-out.jsonl"), "--output", folder.file("simulated"), "--json",
+                folder.file("parts"), "--eval-data", folder.file("held-out.jsonl"), "--output", folder.file("simulated"),
+                "--json",
             ] + plan, in: folder)
-        guard finished.status == 0 else { throw ProgramFailure(description: "simulate ended with \(finished.status): \(finished.errors)") }
+        guard finished.status == 0 else {
+            throw ProgramFailure(description: "simulate ended with \(finished.status): \(finished.errors)")
+        }
         return try adapter(in: folder.file("simulated"))
     }
 
@@ -50,7 +53,9 @@ final class Federation {
         }
     }
 
-    func adapter(in run: String) throws -> Data { try Data(contentsOf: URL(filePath: run + "/adapter/adapter_model.safetensors")) }
+    func adapter(in run: String) throws -> Data {
+        try Data(contentsOf: URL(filePath: run + "/adapter/adapter_model.safetensors"))
+    }
 
     /// Starts the coordinator, again on the port that it had.
     @discardableResult func startCoordinator(_ more: [String] = []) throws -> ProgramProcess {

@@ -9,7 +9,8 @@ import Testing
 /// A strategy's flags: every part of the plan that changes bits is away from its default.
 private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [String] {
     [
-        "--strategy", strategy, "--ranks", ranks, "--rounds", "3", "--local-steps", "2", "--batch-size", "2", "--sequence-length", "24",
+        "--strategy", strategy, "--ranks", ranks, "--rounds", "3", "--local-steps", "2", "--batch-size", "2", "--sequence-length",
+        "24",
         "--learning-rate", "0.003", "--schedule", "cosine", "--seed", "7",
     ] + more
 }
@@ -137,7 +138,8 @@ private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [
         }
         let beyond = try Finished.run(
             "tributary-coordinator",
-            ["export", "--state", federation.state, "--round", "4", "--output", federation.folder.file("export-4")], in: federation.folder)
+            ["export", "--state", federation.state, "--round", "4", "--output", federation.folder.file("export-4")],
+            in: federation.folder)
         #expect(beyond.status == ExitStatus.usage.rawValue)
         #expect(beyond.sentence == "there is no adapter of round 4: the run has rounds 0 to 3")
     }

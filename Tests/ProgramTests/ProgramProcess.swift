@@ -37,7 +37,8 @@ final class ProgramProcess {
         self.name = name
         let path = ProgramFolder.path + "/" + program
         guard access(path, X_OK) == 0 else {
-            throw ProgramFailure(description: "\(path) is missing: run `make test`, or `swift build -c release --product \(program)`")
+            throw ProgramFailure(
+                description: "\(path) is missing: run `make test`, or `swift build -c release --product \(program)`")
         }
         let number = Self.count.withLock { count in
             count += 1
@@ -56,7 +57,9 @@ final class ProgramProcess {
         defer { for text in texts { free(text) } }
         var process = pid_t()
         let code = posix_spawn(&process, path, &actions, nil, texts, environ)
-        guard code == 0 else { throw ProgramFailure(description: "\(path) cannot be started: \(String(cString: strerror(code)))") }
+        guard code == 0 else {
+            throw ProgramFailure(description: "\(path) cannot be started: \(String(cString: strerror(code)))")
+        }
         self.process = process
     }
 
@@ -120,7 +123,8 @@ final class ProgramProcess {
         let end = ContinuousClock.now + .seconds(seconds)
         while !condition() {
             guard ContinuousClock.now < end else {
-                throw ProgramFailure(description: "\(name): \(what) did not come within \(seconds) s. It wrote:\n\(output)\n\(errors)")
+                throw ProgramFailure(
+                    description: "\(name): \(what) did not come within \(seconds) s. It wrote:\n\(output)\n\(errors)")
             }
             usleep(10_000)
         }
@@ -136,7 +140,8 @@ struct Finished {
     let errors: String
 
     /// Runs a program to its end.
-    static func run(_ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30) throws -> Finished {
+    static func run(_ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30) throws -> Finished
+    {
         let process = try ProgramProcess(program, arguments, in: folder, name: program)
         let status = try process.exitStatus(seconds: seconds)
         return Finished(status: status, output: process.output, errors: process.errors)

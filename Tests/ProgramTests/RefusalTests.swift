@@ -37,7 +37,10 @@ import Wire
         first.kill()
         let other = try Finished.run(
             "tributary-coordinator",
-            ["start", "--model", federation.model, "--output", federation.output, "--listen", "tcp://127.0.0.1:0", "--min-clients", "3"]
+            [
+                "start", "--model", federation.model, "--output", federation.output, "--listen", "tcp://127.0.0.1:0",
+                "--min-clients", "3",
+            ]
                 + Self.plan + ["--seed", "9"], in: federation.folder)
         #expect(other.status == ExitStatus.badConfiguration.rawValue)
         #expect(other.sentence.contains("seed 0 there, 9 here"))
@@ -133,7 +136,10 @@ import Wire
         func join(_ data: String, _ more: [String] = []) throws -> Finished {
             try Finished.run(
                 "tributary-client",
-                ["join", "tcp://127.0.0.1:1", "--name", "a", "--model", federation.model, "--data", data, "--state", federation.folder.file("a")]
+                [
+                    "join", "tcp://127.0.0.1:1", "--name", "a", "--model", federation.model, "--data", data, "--state",
+                    federation.folder.file("a"),
+                ]
                     + more, in: federation.folder)
         }
         let missing = try join(federation.folder.file("none.jsonl"))

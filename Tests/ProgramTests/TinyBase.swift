@@ -31,7 +31,8 @@ enum TinyBase {
         }
         vocabulary.append(.init("<end>", .integer(256)))
         let byteLevel = JSONValue.object([
-            .init("type", .string("ByteLevel")), .init("add_prefix_space", .boolean(false)), .init("trim_offsets", .boolean(true)),
+            .init("type", .string("ByteLevel")), .init("add_prefix_space", .boolean(false)),
+            .init("trim_offsets", .boolean(true)),
             .init("use_regex", .boolean(true)),
         ])
         let added = JSONValue.object([
@@ -47,7 +48,8 @@ enum TinyBase {
                 "model",
                 .object([
                     .init("type", .string("BPE")), .init("dropout", .null), .init("unk_token", .null),
-                    .init("continuing_subword_prefix", .null), .init("end_of_word_suffix", .null), .init("fuse_unk", .boolean(false)),
+                    .init("continuing_subword_prefix", .null), .init("end_of_word_suffix", .null),
+                    .init("fuse_unk", .boolean(false)),
                     .init("byte_fallback", .boolean(false)), .init("vocab", .object(vocabulary)), .init("merges", .array([])),
                 ])),
         ]).compact

@@ -20,7 +20,9 @@ private func tokenizer(_ specials: [String]) throws -> Tokenizer {
         "added_tokens",
         .array(
             specials.enumerated().map { index, content in
-                .object([.init("id", .integer(first + index)), .init("content", .string(content)), .init("special", .boolean(true))])
+                .object([
+                    .init("id", .integer(first + index)), .init("content", .string(content)), .init("special", .boolean(true)),
+                ])
             }))
     return try Tokenizer(bytes: Array(file.compact.utf8), path: "tokenizer.json")
 }
@@ -28,7 +30,9 @@ private func tokenizer(_ specials: [String]) throws -> Tokenizer {
 private let chatML = ["<|im_start|>", "<|im_end|>"]
 private let llama3 = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
-private func encoded(_ name: String, _ specials: [String], _ messages: [ChatMessage]) throws -> (text: String, learnt: String, prompt: String) {
+private func encoded(
+    _ name: String, _ specials: [String], _ messages: [ChatMessage]
+) throws -> (text: String, learnt: String, prompt: String) {
     let tokenizer = try tokenizer(specials)
     let chat = try ChatEncoder(template: .named(name), tokenizer: tokenizer).encode(messages)
     let learnt = zip(chat.tokens, chat.targets).filter { $0.1 }.map(\.0)
@@ -51,7 +55,8 @@ private func encoded(_ name: String, _ specials: [String], _ messages: [ChatMess
     @Test func `a model family's standard system turn stands where a conversation has none`() throws {
         #expect(
             try encoded("smollm2", chatML, conversation).text.hasPrefix(
-                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n"))
+                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
+            ))
         let own = [ChatMessage(role: "system", content: "Be brief.")] + conversation
         #expect(try encoded("qwen2.5", chatML, own).text.hasPrefix("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"))
     }
@@ -117,7 +122,9 @@ private func encoded(_ name: String, _ specials: [String], _ messages: [ChatMess
             "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n\(system)<|im_end|>\\n' }}{% endif %}"
         }
         #expect(name("{% for message in messages %}\(turn){% endfor %}") == "chatml")
-        #expect(name("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}") == "chatml")
+        #expect(
+            name("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}")
+                == "chatml")
         #expect(name(first("You are a helpful AI assistant named SmolLM, trained by Hugging Face") + turn) == "smollm2")
         #expect(name(first("You are a helpful assistant.") + turn) == "qwen2")
         #expect(name(first("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.") + turn) == "qwen2.5")
@@ -126,7 +133,8 @@ private func encoded(_ name: String, _ specials: [String], _ messages: [ChatMess
             name(
                 #"{%- if loop.index0 > ns.last_query_index %}{%- if loop.last or (not loop.last and reasoning_content) %}<think>"#
                     + #"{{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}"#) == "qwen3")
-        let header = #"'<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>'"#
+        let header =
+            #"'<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>'"#
         #expect(name("{% set content = \(header) %}") == "llama3")
         #expect(name(#"{{- "Cutting Knowledge Date: December 2023\n" }}{{- \#(header) }}"#) == "llama3.1")
         #expect(name("[INST] {{ message['content'] }} [/INST]") == nil)

@@ -43,7 +43,9 @@ private func changed(_ name: String, _ change: (inout JSONValue) throws -> Void)
 private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: text.utf8) }
 
 @Suite struct TokenizerTests {
-    @Test(arguments: names) func `every golden text has exactly the golden ids and decodes to the golden text`(name: String) throws {
+    @Test(arguments: names) func `every golden text has exactly the golden ids and decodes to the golden text`(
+        name: String
+    ) throws {
         let tokenizer = try Tokenizer(path: folder(name) + "/tokenizer.json")
         let cases = try Case.all(name)
         #expect(!cases.isEmpty)
@@ -123,7 +125,9 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
     @Test func `merges may be written as strings, and a byte-level word may need its digits apart`() throws {
         let strings = try changed("bpe-gpt2") { file in
             var model = file["model"]!
-            model.set("merges", .array(model["merges"]!.elements!.map { .string($0.elements!.map { $0.text! }.joined(separator: " ")) }))
+            model.set(
+                "merges", .array(model["merges"]!.elements!.map { .string($0.elements!.map { $0.text! }.joined(separator: " ")) })
+            )
             file.set("model", model)
         }
         let plain = try Tokenizer(path: folder("bpe-gpt2") + "/tokenizer.json")
@@ -167,14 +171,53 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
             ("\"BertNormalizer\"", { $0.set("normalizer", try json(#"{"type":"BertNormalizer"}"#)) }),
             ("\"NFKC\"", { $0.set("normalizer", try json(#"{"type":"Sequence","normalizers":[{"type":"NFKC"}]}"#)) }),
             ("\"Whitespace\"", { $0.set("pre_tokenizer", try json(#"{"type":"Whitespace"}"#)) }),
-            ("\\\\w+", { $0.set("pre_tokenizer", try json(#"{"type":"Split","pattern":{"Regex":"\\w+"},"behavior":"Isolated","invert":false}"#)) }),
-            ("\"Removed\"", { $0.set("pre_tokenizer", try json(#"{"type":"Split","pattern":{"Regex":"x"},"behavior":"Removed","invert":false}"#)) }),
+            (
+                "\\\\w+",
+                {
+                    $0.set(
+                        "pre_tokenizer",
+                        try json(#"{"type":"Split","pattern":{"Regex":"\\w+"},"behavior":"Isolated","invert":false}"#))
+                }
+            ),
+            (
+                "\"Removed\"",
+                {
+                    $0.set(
+                        "pre_tokenizer",
+                        try json(#"{"type":"Split","pattern":{"Regex":"x"},"behavior":"Removed","invert":false}"#))
+                }
+            ),
             ("\"CTC\"", { $0.set("decoder", try json(#"{"type":"CTC"}"#)) }),
             ("\"RobertaProcessing\"", { $0.set("post_processor", try json(#"{"type":"RobertaProcessing"}"#)) }),
-            ("special_tokens", { $0.set("post_processor", try json(#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"[X]"}},{"Sequence":{"id":"A"}}],"special_tokens":{}}"#)) }),
-            ("\"dropout\"", { file in var model = file["model"]!; model.set("dropout", .number("0.1")); file.set("model", model) }),
-            ("unk_token", { file in var model = file["model"]!; model.set("unk_token", .string("[none]")); file.set("model", model) }),
-            ("merges[0]", { file in var model = file["model"]!; model.set("merges", try json(#"[["a","no such token"]]"#)); file.set("model", model) }),
+            (
+                "special_tokens",
+                {
+                    $0.set(
+                        "post_processor",
+                        try json(
+                            #"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"[X]"}},{"Sequence":{"id":"A"}}],"special_tokens":{}}"#
+                        ))
+                }
+            ),
+            (
+                "\"dropout\"",
+                { file in
+                    var model = file["model"]!; model.set("dropout", .number("0.1")); file.set("model", model)
+                }
+            ),
+            (
+                "unk_token",
+                { file in
+                    var model = file["model"]!; model.set("unk_token", .string("[none]")); file.set("model", model)
+                }
+            ),
+            (
+                "merges[0]",
+                { file in
+                    var model = file["model"]!; model.set("merges", try json(#"[["a","no such token"]]"#));
+                    file.set("model", model)
+                }
+            ),
             ("added_tokens[0]", { $0.set("added_tokens", try json(#"[{"id":7,"content":"<|endoftext|>","special":true}]"#)) }),
             ("model", { $0.set("model", .null) }),
         ]

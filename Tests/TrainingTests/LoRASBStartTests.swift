@@ -33,13 +33,16 @@ import Training
         let product = multiply(scaled, a, m: outputs, n: inputs, k: rank)
         #expect(Closeness(product, try golden("BRA").values).isWithin(norm: 1e-5))
         let diagonal = try golden("R").values
-        #expect(Closeness(factors.singularValues.map(Double.init), (0..<rank).map { diagonal[$0 * rank + $0] }).isWithin(norm: 1e-5))
+        #expect(
+            Closeness(factors.singularValues.map(Double.init), (0..<rank).map { diagonal[$0 * rank + $0] }).isWithin(norm: 1e-5))
         // Projectors do not depend on signs.
         let (goldenB, goldenA) = (try golden("B").values, try golden("A").values)
         let left = multiply(b, b, m: outputs, n: outputs, k: rank, transposeB: true)
-        #expect(Closeness(left, multiply(goldenB, goldenB, m: outputs, n: outputs, k: rank, transposeB: true)).isWithin(norm: 1e-5))
+        #expect(
+            Closeness(left, multiply(goldenB, goldenB, m: outputs, n: outputs, k: rank, transposeB: true)).isWithin(norm: 1e-5))
         let right = multiply(a, a, m: inputs, n: inputs, k: rank, transposeA: true)
-        #expect(Closeness(right, multiply(goldenA, goldenA, m: inputs, n: inputs, k: rank, transposeA: true)).isWithin(norm: 1e-5))
+        #expect(
+            Closeness(right, multiply(goldenA, goldenA, m: inputs, n: inputs, k: rank, transposeA: true)).isWithin(norm: 1e-5))
     }
 
     @Test func aLargeMatrixIsDecomposedAtRandomAndItsErrorIsStated() throws {
@@ -62,7 +65,10 @@ import Training
     }
 
     @Test func theStartFromTheBaseIsOrthonormalWithoutCore() throws {
-        let maps = [LinearMap(name: "model.layers.0.q_proj", outputs: 12, inputs: 20), LinearMap(name: "model.layers.0.o_proj", outputs: 20, inputs: 7)]
+        let maps = [
+            LinearMap(name: "model.layers.0.q_proj", outputs: 12, inputs: 20),
+            LinearMap(name: "model.layers.0.o_proj", outputs: 20, inputs: 7),
+        ]
         let specification = try AdapterSpecification(method: .loraSB, maps: maps, rank: 3, alpha: 1, rankStabilized: false)
         var generator = generator("xs")
         let weights = maps.map { map in (0..<map.outputs * map.inputs).map { _ in generator.symmetric(1) } }

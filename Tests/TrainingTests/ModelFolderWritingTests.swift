@@ -33,7 +33,9 @@ import Training
             for row in 0..<entry.outputs {
                 for column in 0..<entry.inputs {
                     var sum = 0.0
-                    for k in 0..<entry.rank { sum += Double(entry.b[row * entry.rank + k]) * Double(entry.a[k * entry.inputs + column]) }
+                    for k in 0..<entry.rank {
+                        sum += Double(entry.b[row * entry.rank + k]) * Double(entry.a[k * entry.inputs + column])
+                    }
                     expected[row * entry.inputs + column] += Double(entry.scale) * sum
                 }
             }

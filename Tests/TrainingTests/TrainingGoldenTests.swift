@@ -58,7 +58,9 @@ struct GoldenCase {
             model: golden.model, examples: golden.examples, settings: settings, stepRange: 0..<steps, totalSteps: steps,
             generator: SeededGenerator(seed: 0, purpose: "batches"))
         let losses = try golden.expected.tensors["adamw_losses"]!.floats()
-        for (loss, reference) in zip(outcome.losses, losses) { #expect(abs(loss - Double(reference)) <= 1e-4 * Double(reference), "\(loss) \(reference)") }
+        for (loss, reference) in zip(outcome.losses, losses) {
+            #expect(abs(loss - Double(reference)) <= 1e-4 * Double(reference), "\(loss) \(reference)")
+        }
         let layout = outcome.weights.trained.layout
         for (index, tensor) in layout.tensors.enumerated() {
             let name = "after5.base_model.model.\(tensor.map).lora_\(tensor.role == .loraA ? "A" : "B").weight"
@@ -165,7 +167,8 @@ struct GoldenCase {
         let golden = try GoldenCase("qwen3-qknorm")
         let prompt = golden.examples[0].tokens
         let generator = SeededGenerator(seed: 0, purpose: "generate")
-        let (tokens, end) = try Generation.generate(model: golden.model, prompt: prompt, maximumTokens: 6, endTokens: [], generator: generator)
+        let (tokens, end) = try Generation.generate(
+            model: golden.model, prompt: prompt, maximumTokens: 6, endTokens: [], generator: generator)
         #expect(tokens.count == 6 && end == .tokenLimit)
         var text = prompt
         let vocabulary = golden.checkpoint.configuration.vocabularySize
@@ -186,7 +189,8 @@ struct GoldenCase {
         #expect(full.end == .positions && prompt.count + full.tokens.count == positions)
         let sampled = try (0..<2).map { _ in
             try Generation.generate(
-                model: golden.model, prompt: prompt, maximumTokens: 8, endTokens: [], sampling: Sampling(temperature: 1, topP: 0.9),
+                model: golden.model, prompt: prompt, maximumTokens: 8, endTokens: [],
+                sampling: Sampling(temperature: 1, topP: 0.9),
                 generator: generator
             ).tokens
         }

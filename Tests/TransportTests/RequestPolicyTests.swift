@@ -56,7 +56,8 @@ import Transport
             clock += seconds
             return true
         }
-        let value = try RequestPolicy().perform(using: &generator, now: { clock }, wait: wait) { () throws(TransportError) -> Int in
+        let value = try RequestPolicy().perform(using: &generator, now: { clock }, wait: wait) {
+            () throws(TransportError) -> Int in
             calls += 1
             if calls < 4 { throw .connectionLost(address: "a") }
             return 7
@@ -71,7 +72,8 @@ import Transport
         }
         #expect(calls == 1)
         #expect(throws: TransportError.cancelled) {
-            try RequestPolicy().perform(using: &generator, now: { clock }, wait: { _, _ in false }) { () throws(TransportError) -> Int in
+            try RequestPolicy().perform(using: &generator, now: { clock }, wait: { _, _ in false }) {
+                () throws(TransportError) -> Int in
                 throw .connectionLost(address: "a")
             }
         }

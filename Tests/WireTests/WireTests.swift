@@ -84,10 +84,22 @@ import Wire
         }
         #expect(refused { $0 = Array("GET / HTTP/1.1\r\n\r\n".utf8) } == .notTributary)
         #expect(refused { $0 = [] } == .truncated(needed: 16, available: 0))
-        #expect(refused { $0[0] = 0; $0[4] = 9 } == .notTributary)
-        #expect(refused { $0[4] = 2; $0[5] = 77 } == .unsupportedVersion(2))
-        #expect(refused { $0[5] = 77; $0[6] = 1 } == .unknownKind(77))
-        #expect(refused { $0[6] = 1; $0[11] = 0xFF } == .reservedNotZero)
+        #expect(
+            refused {
+                $0[0] = 0; $0[4] = 9
+            } == .notTributary)
+        #expect(
+            refused {
+                $0[4] = 2; $0[5] = 77
+            } == .unsupportedVersion(2))
+        #expect(
+            refused {
+                $0[5] = 77; $0[6] = 1
+            } == .unknownKind(77))
+        #expect(
+            refused {
+                $0[6] = 1; $0[11] = 0xFF
+            } == .reservedNotZero)
         #expect(refused { $0[11] = 0xFF } == .bodyTooLarge(count: 0xFF00_0009, limit: WireLimits.controlBodyBytes))
         #expect(refused { $0[8] = 10 } == .truncated(needed: 26, available: 25))
         #expect(refused { $0[8] = 8 } == .trailing(1))

@@ -56,7 +56,9 @@ struct DemoCommand: ParsableCommand {
             guard let name = file.name, let bytes = file.bytes else { break }
             let path = modelFolder + "/" + String(cString: name)
             let content = Array(UnsafeBufferPointer(start: bytes, count: file.count))
-            if FileManager.default.contents(atPath: path).map({ Array($0) }) != content { try FileWriting.replace(path, with: content) }
+            if FileManager.default.contents(atPath: path).map({ Array($0) }) != content {
+                try FileWriting.replace(path, with: content)
+            }
             index += 1
         }
         let sets = try DemoData.make(trainingCount: Self.trainingCount, evaluationCount: Self.evaluationCount, seed: seed)

@@ -36,7 +36,9 @@ enum DemoData {
                 if seen.insert(problem.question).inserted { problems.append(problem) }
                 tries += 1
                 guard tries < 100 * (trainingCount + evaluationCount) else {
-                    throw Failure(.usage, "there are fewer than \(trainingCount + evaluationCount) demo problems of the kind \(kind.rawValue)")
+                    throw Failure(
+                        .usage,
+                        "there are fewer than \(trainingCount + evaluationCount) demo problems of the kind \(kind.rawValue)")
                 }
             }
             training.append(Array(problems.prefix(trainingCount)))
@@ -72,7 +74,8 @@ private struct Problem {
     let answer: String
 
     private static let names = [
-        "Alice", "Anna", "Ben", "Bob", "Jack", "James", "Jane", "John", "Kate", "Lisa", "Maria", "Mary", "Mike", "Paul", "Sam", "Tom",
+        "Alice", "Anna", "Ben", "Bob", "Jack", "James", "Jane", "John", "Kate", "Lisa", "Maria", "Mary", "Mike", "Paul", "Sam",
+        "Tom",
     ]
     /// Singular; the plural adds an s.
     private static let things = [
@@ -105,7 +108,8 @@ private struct Problem {
             answer = "\(name) walks \(2 * first) miles."
         case .lookup:
             let isFirst = generator.integer(below: 2) == 0
-            question = "\(name) has \(first) \(thing)s and \(second) \(other)s. How many \(isFirst ? thing : other)s does \(name) have?"
+            question =
+                "\(name) has \(first) \(thing)s and \(second) \(other)s. How many \(isFirst ? thing : other)s does \(name) have?"
             answer = "\(name) has \(isFirst ? first : second) \(isFirst ? thing : other)s."
         case .sharing:
             question = "\(name) and \(friend) share \(2 * first) \(thing)s equally. How many \(thing)s does each of them get?"
@@ -114,7 +118,8 @@ private struct Problem {
             question = "One \(thing) costs $\(first). \(name) buys 2 \(thing)s. How much does \(name) pay?"
             answer = "\(name) pays $\(2 * first)."
         case .tanks:
-            question = "A tank at the \(place) holds \(first + 1) gallons of water. \(name) takes out 1 gallon. How many gallons are left?"
+            question =
+                "A tank at the \(place) holds \(first + 1) gallons of water. \(name) takes out 1 gallon. How many gallons are left?"
             answer = "There are \(first) gallons left."
         case .time:
             question = "\(name) goes to the \(place) at \(first) and stays for 3 hours. When does \(name) leave?"

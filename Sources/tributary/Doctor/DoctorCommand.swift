@@ -10,7 +10,8 @@ import Programs
 
 struct DoctorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "doctor", abstract: "Look at this machine: kernels, OpenBLAS, cores, memory, disk, and what to do about each.")
+        commandName: "doctor",
+        abstract: "Look at this machine: kernels, OpenBLAS, cores, memory, disk, and what to do about each.")
 
     @Flag(help: "Print one JSON object.")
     var json = false
@@ -55,7 +56,8 @@ struct DoctorCommand: ParsableCommand {
     private func openBLAS() -> Finding {
         let core = BLAS.coreName
         let hasAVX512 = KernelPath.supported.contains { $0.name == "avx512" }
-        let isSlower = hasAVX512 && !["SkylakeX", "Cooperlake", "SapphireRapids", "Zen4"].contains { $0.lowercased() == core.lowercased() }
+        let isSlower =
+            hasAVX512 && !["SkylakeX", "Cooperlake", "SapphireRapids", "Zen4"].contains { $0.lowercased() == core.lowercased() }
         let forced = ProcessInfo.processInfo.environment["OPENBLAS_CORETYPE"]
         let advice: String? =
             if !isSlower {
@@ -66,7 +68,8 @@ struct DoctorCommand: ParsableCommand {
                 "OpenBLAS does not know this CPU and uses AVX2 on a CPU with AVX-512, at about half the speed: try OPENBLAS_CORETYPE=SkylakeX"
             }
         return Finding(
-            name: "openblas", value: .string(core), text: "core \(core)" + (forced.map { ", from OPENBLAS_CORETYPE=\($0)" } ?? ""),
+            name: "openblas", value: .string(core),
+            text: "core \(core)" + (forced.map { ", from OPENBLAS_CORETYPE=\($0)" } ?? ""),
             advice: advice)
     }
 
@@ -89,7 +92,8 @@ struct DoctorCommand: ParsableCommand {
             if words[0] == "MemAvailable:" { available = kibibytes * 1024 }
         }
         return Finding(
-            name: "memory", value: .object([.init("total_bytes", .integer(total)), .init("available_bytes", .integer(available))]),
+            name: "memory",
+            value: .object([.init("total_bytes", .integer(total)), .init("available_bytes", .integer(available))]),
             text: "\(Readable.bytes(available)) available of \(Readable.bytes(total))",
             advice: available < 1 << 30
                 ? "under 1 GiB is available: close other programs, or train with --quantize nf4 and a small batch" : nil)

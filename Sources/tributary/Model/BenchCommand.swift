@@ -35,7 +35,8 @@ struct BenchTrainCommand: ParsableCommand {
         let configuration = checkpoint.configuration
         try require(
             sequenceLength <= configuration.maximumPositions,
-            "sequence-length is \(sequenceLength), but the model has only \(configuration.maximumPositions) positions: use at most that")
+            "sequence-length is \(sequenceLength), but the model has only \(configuration.maximumPositions) positions: use at most that"
+        )
         let specification = try AdapterSpecification(
             method: .lora, maps: configuration.linearMaps, rank: rank, alpha: Double(2 * rank), rankStabilized: false)
         var generator = SeededGenerator(seed: 0, purpose: "bench")
@@ -70,7 +71,8 @@ struct BenchTrainCommand: ParsableCommand {
             ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
             ("weights", .string(language.weightFormat)), ("batch_size", .integer(batchSize)),
             ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
-            ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)), ("loss", real(outcome.losses.last ?? 0)),
+            ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
+            ("loss", real(outcome.losses.last ?? 0)),
         ]) {
             """
             \(fixed(Double(batchSize * sequenceLength) / seconds, 1)) tokens/s, \(fixed(seconds, 3)) s per step (median of \(steps)), \(fixed(100 * share, 1)) % of the GEMM peak of \(fixed(peak / 1e9, 0)) GFLOP/s, \(fixed(peakMemory, 2)) GiB at most
@@ -109,7 +111,9 @@ struct BenchTrainCommand: ParsableCommand {
                     nonisolated(unsafe) let (target, source) = (results.baseAddress!, a.baseAddress!)
                     Parallel.forEach(count: threads) { thread in
                         for _ in 0..<products {
-                            gemm(m: size, n: size, k: size, source, lda: size, source, ldb: size, target + thread * size * size, ldc: size)
+                            gemm(
+                                m: size, n: size, k: size, source, lda: size, source, ldb: size, target + thread * size * size,
+                                ldc: size)
                         }
                     }
                 }

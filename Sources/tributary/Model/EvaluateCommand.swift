@@ -20,7 +20,8 @@ struct EvaluateCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Compare only what follows this text, such as \"####\".", valueName: "text"))
     var exactMatchMarker = ""
     @Option(name: .long, help: ArgumentHelp("Only the first so many examples.", valueName: "n")) var limit: Int?
-    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name")) var chatTemplate: String?
+    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
+    var chatTemplate: String?
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -36,18 +37,22 @@ struct EvaluateCommand: ParsableCommand {
         let examples = Array(encoded.examples.prefix(limit ?? .max))
         var line = ProgressLine()
         let outcome = try Evaluation.evaluate(
-            model: model, examples: examples, exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
+            model: model, examples: examples,
+            exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
             tokenizer: text.tokenizer, endTokens: text.endTokens
         ) { done, count in
             let isWriting = done > examples.count
             line.show(
                 done: done, of: count,
-                isWriting ? "writing completion \(done - examples.count) of \(examples.count)" : "evaluated \(done) of \(examples.count) examples")
+                isWriting
+                    ? "writing completion \(done - examples.count) of \(examples.count)"
+                    : "evaluated \(done) of \(examples.count) examples")
             return !Interrupt.isRequested
         }
         line.finish()
         result.write([
-            ("loss", real(outcome.loss)), ("perplexity", real(outcome.perplexity)), ("target_tokens", .integer(outcome.targetTokens)),
+            ("loss", real(outcome.loss)), ("perplexity", real(outcome.perplexity)),
+            ("target_tokens", .integer(outcome.targetTokens)),
             ("examples", .integer(outcome.examples)), ("exact_match", outcome.exactMatch.map(real) ?? .null),
             ("cut", .integer(encoded.cutCount)), ("dropped", .integer(encoded.droppedCount)), ("seconds", real(line.seconds)),
         ]) {

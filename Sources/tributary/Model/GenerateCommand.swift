@@ -13,7 +13,8 @@ struct GenerateCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Folder of a PEFT adapter.", valueName: "dir")) var adapter: String?
     @Option(name: .long, help: ArgumentHelp("What to go on from.", valueName: "text")) var prompt: String
     @Flag(name: .long, help: "Give the prompt as a user's message, by the model's chat template.") var chat = false
-    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name")) var chatTemplate: String?
+    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
+    var chatTemplate: String?
     @Option(name: .long, help: "At most this many new tokens.") var maxTokens = 256
     @Option(name: .long, help: "0 always takes the likeliest token.") var temperature = 0.0
     @Option(name: .long, help: "Draw only among the likeliest tokens that reach this probability together.") var topP = 1.0

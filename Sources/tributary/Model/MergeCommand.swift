@@ -51,7 +51,8 @@ struct QuantizeCommand: ParsableCommand {
         }
         let (before, after) = (try bytes(checkpoint), try bytes(try CheckpointFolder(path: output)))
         result.write([
-            ("output", .string(output)), ("bytes_before", .integer(before)), ("bytes", .integer(after)), ("seconds", real(seconds)),
+            ("output", .string(output)), ("bytes_before", .integer(before)), ("bytes", .integer(after)),
+            ("seconds", real(seconds)),
         ]) { "\(output): \(byteText(before)) -> \(byteText(after)) in \(duration(seconds))\n" }
     }
 }

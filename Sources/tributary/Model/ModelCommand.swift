@@ -6,6 +6,7 @@ struct ModelCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "model", abstract: "Inspect, train, evaluate and convert a model on this machine.",
         subcommands: [
-            InspectCommand.self, TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, MergeCommand.self, QuantizeCommand.self,
+            InspectCommand.self, TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, MergeCommand.self,
+            QuantizeCommand.self,
         ])
 }

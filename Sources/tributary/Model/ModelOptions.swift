@@ -13,7 +13,8 @@ struct ModelOptions: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir"))
     var model: String
 
-    @Option(name: .long, help: ArgumentHelp("Form of the frozen weights: stored, none (float32), int8 or nf4.", valueName: "form"))
+    @Option(
+        name: .long, help: ArgumentHelp("Form of the frozen weights: stored, none (float32), int8 or nf4.", valueName: "form"))
     var quantize = "stored"
 
     /// The base, loaded, with progress on standard error.

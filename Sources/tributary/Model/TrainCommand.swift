@@ -32,10 +32,12 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: "Rank of the adapter.") var rank = 16
     @Option(name: .long, help: "The scale is alpha / rank; twice the rank by default.") var alpha: Double?
     @Flag(name: .long, help: "The scale is alpha / sqrt(rank).") var rankStabilized = false
-    @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names")) var targetModules = "all-linear"
+    @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names"))
+    var targetModules = "all-linear"
     @Option(name: .long, help: "LoRA-SB's start: gradient or xs.") var start = "gradient"
     @Option(name: .long, help: ArgumentHelp("Go on from this adapter.", valueName: "dir")) var initAdapter: String?
-    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name")) var chatTemplate: String?
+    @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
+    var chatTemplate: String?
     @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
     @OptionGroup var result: OutputOptions
 
@@ -55,7 +57,8 @@ struct TrainCommand: ParsableCommand {
         let startName = try choice("--start", start, StartName.self)
         try require(method != .loraSB || alpha == nil, "--alpha is not used by lora-sb, whose scale is 1: leave it out")
         try require(
-            method != .loraSB || initAdapter == nil, "--init-adapter is not used by lora-sb, whose frozen factors come from its own start: leave it out")
+            method != .loraSB || initAdapter == nil,
+            "--init-adapter is not used by lora-sb, whose frozen factors come from its own start: leave it out")
         try checkReplaceable(output, replacing: PEFTAdapter.isOurs)
 
         let checkpoint = try CheckpointFolder(path: base.model)
@@ -67,7 +70,8 @@ struct TrainCommand: ParsableCommand {
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         try require(
-            sequenceLength <= positions, "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
+            sequenceLength <= positions,
+            "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
         let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
         writeError(dataNotes(cut: encoded.cutCount, dropped: encoded.droppedCount, sequenceLength: sequenceLength))
 
@@ -82,7 +86,8 @@ struct TrainCommand: ParsableCommand {
         }
         let count = weights.trained.values.count
         writeError(
-            "training \(count) values on \(encoded.examples.count) examples for \(steps) steps of \(batchSize * gradientAccumulation)\n")
+            "training \(count) values on \(encoded.examples.count) examples for \(steps) steps of \(batchSize * gradientAccumulation)\n"
+        )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
             model: model, examples: encoded.examples, settings: settings, stepRange: 0..<steps, totalSteps: steps,
@@ -90,7 +95,8 @@ struct TrainCommand: ParsableCommand {
         ) { progress in
             line.show(
                 done: progress.done, of: progress.count,
-                "step \(progress.done) of \(progress.count), loss \(fixed(progress.loss, 4)), \(fixed(progress.tokensPerSecond, 0)) tokens/s")
+                "step \(progress.done) of \(progress.count), loss \(fixed(progress.loss, 4)), \(fixed(progress.tokensPerSecond, 0)) tokens/s"
+            )
             return !Interrupt.isRequested
         }
         line.finish()
@@ -99,13 +105,15 @@ struct TrainCommand: ParsableCommand {
         if outcome.steps < steps {
             throw Failure(
                 .interrupted,
-                "stopped after step \(outcome.steps) of \(steps); \(output) holds the adapter as it was then, and --init-adapter \(output) goes on from it")
+                "stopped after step \(outcome.steps) of \(steps); \(output) holds the adapter as it was then, and --init-adapter \(output) goes on from it"
+            )
         }
         let seconds = line.seconds
         result.write([
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
-            ("target_tokens", .integer(outcome.targetTokens)), ("trained_parameters", .integer(count)), ("cut", .integer(encoded.cutCount)),
+            ("target_tokens", .integer(outcome.targetTokens)), ("trained_parameters", .integer(count)),
+            ("cut", .integer(encoded.cutCount)),
             ("dropped", .integer(encoded.droppedCount)), ("seconds", real(seconds)),
             ("tokens_per_second", real(Double(outcome.tokens) / max(seconds, 1e-9))), ("peak_gib", real(peakGiB())),
         ]) {
@@ -118,7 +126,8 @@ struct TrainCommand: ParsableCommand {
     }
 
     private func startLoRASB(
-        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example], _ settings: TrainingSettings
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example],
+        _ settings: TrainingSettings
     ) throws(Failure) -> AdapterWeights {
         var line = ProgressLine()
         let report = { (done: Int, count: Int) -> Bool in

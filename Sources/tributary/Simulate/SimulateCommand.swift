@@ -45,8 +45,11 @@ struct SimulateCommand: ParsableCommand {
         let maps = base.checkpoint.configuration.linearMaps
         var plan = FederationPlan()
         options.apply(to: &plan)
-        if clients == nil, case .by = partition {} else {
-            guard clients != nil else { throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)") }
+        if clients == nil, case .by = partition {
+        } else {
+            guard clients != nil else {
+                throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
+            }
         }
         let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count
@@ -109,21 +112,25 @@ struct SimulateCommand: ParsableCommand {
                 + flags.joined(separator: " ")
         ]
         for (index, (name, path)) in written.enumerated() {
-            var line = "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
+            var line =
+                "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
             if index == 0, let evalData { line += " --eval-data \(quoted(absolutePath(evalData)))" }
             lines.append(line)
         }
         try FileWriting.replace(folder + "/commands.txt", with: lines.joined(separator: "\n") + "\n")
         if !json {
-            Console.error("\(written.count) partitions are in \(folder); \(folder)/commands.txt runs the same federation with processes")
+            Console.error(
+                "\(written.count) partitions are in \(folder); \(folder)/commands.txt runs the same federation with processes")
         }
     }
 
     private func quoted(_ text: String) -> String {
         let plain = text.utf8.allSatisfy { byte in
-            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || Array("-_./:,=".utf8).contains(byte)
+            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
+                || Array("-_./:,=".utf8).contains(byte)
         }
-        return plain && !text.isEmpty ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
+        return plain && !text.isEmpty
+            ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
     }
 }

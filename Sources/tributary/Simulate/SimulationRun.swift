@@ -42,7 +42,8 @@ struct SimulationRun {
         try output.create()
         try checkData()
         let lock = try FileLock(
-            path: output.path + "/lock", taken: "another simulation writes to \(output.path): stop it, or choose another --output")
+            path: output.path + "/lock", taken: "another simulation writes to \(output.path): stop it, or choose another --output"
+        )
         defer { withExtendedLifetime(lock) {} }
         let store = try SQLiteFederationStore(path: output.path + "/state.sqlite", durability: .processOnly)
         let maps = base.checkpoint.configuration.linearMaps
@@ -62,7 +63,9 @@ struct SimulationRun {
             }
         }
         let done = federation.service.federation.records.count
-        if done > 0, !isQuiet { Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite") }
+        if done > 0, !isQuiet {
+            Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite")
+        }
         let reporter = RoundReporter(store: store, output: output, evaluates: evaluation != nil, done: done, report: report)
         var problem: Failure?
         federation.service.observer = { (changes: [StoreChange]) in
@@ -76,7 +79,8 @@ struct SimulationRun {
                 let rounds = federation.service.federation.records.count
                 throw Failure(
                     .interrupted,
-                    "stopped in round \(rounds + 1) of \(plan.rounds); \(rounds) rounds and \(federation.service.federation.contributions.count) contributions are kept in \(output.path): the same command goes on from there")
+                    "stopped in round \(rounds + 1) of \(plan.rounds); \(rounds) rounds and \(federation.service.federation.contributions.count) contributions are kept in \(output.path): the same command goes on from there"
+                )
             }
             throw error
         }
@@ -99,7 +103,8 @@ struct SimulationRun {
         guard String(decoding: known, as: UTF8.self) == dataDigest.description + "\n" else {
             throw Failure(
                 .badConfiguration,
-                "\(output.path) holds a run on other data, or on another division of it: go on with the same, or choose another --output")
+                "\(output.path) holds a run on other data, or on another division of it: go on with the same, or choose another --output"
+            )
         }
     }
 }
@@ -158,7 +163,8 @@ private final class SimulationProgress {
         case .training(let client, let round, let step):
             let speed = Readable.decimal(step.tokensPerSecond, 0)
             Console.progress(
-                "round \(round)/\(plan.rounds)  \(client)  step \(step.done)/\(step.count)  loss \(Readable.decimal(step.loss, 3))  \(speed) tokens/s")
+                "round \(round)/\(plan.rounds)  \(client)  step \(step.done)/\(step.count)  loss \(Readable.decimal(step.loss, 3))  \(speed) tokens/s"
+            )
         case .evaluating(_, let done, let count): Console.progress("evaluating \(done)/\(count)")
         case .starting(let done, let count): Console.progress("computing the start \(done)/\(count)")
         }
@@ -177,7 +183,8 @@ enum RoundTable {
         let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
         return [
             pad("\(record.round)", 5), pad("\(record.participants.count)", 9),
-            pad(record.trainLoss.isNaN ? "-" : Readable.decimal(record.trainLoss, 4), 12), pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
+            pad(record.trainLoss.isNaN ? "-" : Readable.decimal(record.trainLoss, 4), 12),
+            pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
             pad(match, 13), pad(Readable.bytes(record.traffic.uplink), 10), pad(Readable.bytes(record.traffic.downlink), 10),
             pad(Readable.decimal(record.seconds, 1), 10),
         ].joined()
