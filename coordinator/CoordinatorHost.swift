@@ -67,7 +67,9 @@ final class CoordinatorHost: @unchecked Sendable {
                     ]))
         }
         if service.federation.phase == .finished {
-            logger.info("the run was finished before; clients that ask within \(Readable.duration(seconds: Self.farewellSeconds)) are told")
+            logger.info(
+                "the run was finished before; clients that ask within \(Readable.duration(seconds: Self.farewellSeconds)) are told"
+            )
         }
         try listener.run(tick: { self.tick() }, handler: { self.handle($0) })
         listener.close()

@@ -14,12 +14,15 @@ extension FederationPlan {
         try validate(maps: maps)
         let positions = checkpoint.configuration.maximumPositions
         guard sequenceLength <= positions else {
-            throw Failure(.usage, "sequence-length is \(sequenceLength), but the model has \(positions) positions: use at most \(positions)")
+            throw Failure(
+                .usage, "sequence-length is \(sequenceLength), but the model has \(positions) positions: use at most \(positions)"
+            )
         }
         guard quantize == .stored || quantize == .none || !maps.contains(where: { checkpoint.isBitsAndBytes4Bit($0.name) }) else {
             throw Failure(
                 .usage,
-                "quantize is \(quantize.rawValue), but \(checkpoint.path) is quantized already: only stored and none are possible")
+                "quantize is \(quantize.rawValue), but \(checkpoint.path) is quantized already: only stored and none are possible"
+            )
         }
     }
 

@@ -114,7 +114,8 @@ import Testing
             "tributary-coordinator",
             [
                 "start", "--config", Golden.repository + "/deploy/federation.yaml", "--model", folder.file("model"), "--listen",
-                "tcp://127.0.0.1:0", "--state", folder.file("state/run.sqlite"), "--output", folder.file("output"), "--sequence-length",
+                "tcp://127.0.0.1:0", "--state", folder.file("state/run.sqlite"), "--output", folder.file("output"),
+                "--sequence-length",
                 "128", "--json",
             ], in: folder, name: "coordinator")
         let listening = try process.event("listening")
