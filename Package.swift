@@ -142,8 +142,8 @@ let package = Package(
         tests(
             "EngineFederationTests",
             [
-                "Primitives", "LinearAlgebra", "Checkpoints", "Adapters", "Datasets", "Model", "Training", "Plan", "Wire",
-                "CoordinatorCore", "ClientCore", "ClientEngine", "Simulation",
+                "Primitives", "LinearAlgebra", "Quantization", "Checkpoints", "Adapters", "Datasets", "Model", "Training", "Plan",
+                "Wire", "CoordinatorCore", "ClientCore", "ClientEngine", "Simulation",
             ]),
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]

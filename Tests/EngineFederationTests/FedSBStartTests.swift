@@ -8,6 +8,8 @@ import LinearAlgebra
 import Model
 import Plan
 import Primitives
+import Quantization
+import Simulation
 import TestSupport
 import Testing
 import Training
