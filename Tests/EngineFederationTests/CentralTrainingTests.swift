@@ -215,18 +215,23 @@ import Training
         plan.optimizer = .adamw
         plan.weightDecay = 0.1
         let log = TrainingLog()
+        log.probe = try bench.examples(try bench.records(4, of: "probe"))
         let federation = try bench.federation(plan, log: log)
         try federation.run { _, _ in }
         let frozen = try #require(try federation.service.weights(afterRound: 0).frozen)
         #expect(frozen.values.contains { $0 != 0 })
         #expect(try federation.service.weights(afterRound: nil).frozen?.digest == frozen.digest)
         #expect(log.trainings.count == 6)
+        let examples = try bench.examples(try bench.records(4, of: "probe"))
         for training in log.trainings {
             let place = "\(strategy), \(training.client), round \(training.round), seed \(bench.seed)"
             #expect(training.given.frozen?.digest == frozen.digest, "\(place)")
             #expect(training.held.frozen?.digest == frozen.digest, "\(place)")
             #expect(training.held.trained == training.trained, "\(place)")
             #expect(training.trained != training.given.trained, "\(place)")
+            // What the model computed with when training ended is what the factors say, loaded afresh.
+            let factors = AdapterWeights(trained: training.trained, frozen: frozen)
+            #expect(try bench.loss(factors, examples) == training.heldLoss, "\(place)")
         }
     }
 }

@@ -24,11 +24,14 @@ struct LoggedTraining {
     let trained: AdapterState
     /// What the model held when training ended.
     let held: AdapterWeights
+    /// What that model, untouched since, makes of the log's probe: the sum of nats.
+    let heldLoss: Double
     let exampleCount: Int
 }
 
 final class TrainingLog {
     var trainings: [LoggedTraining] = []
+    var probe: [Example] = []
     func round(_ round: Int) -> [LoggedTraining] {
         trainings.filter { $0.round == round }.sorted { $0.client < $1.client }
     }
@@ -61,10 +64,16 @@ final class LoggedWork: LocalWork {
             throw .failed(error)
         }
         let result = try inner.train(assignment, progress: progress)
+        let heldLoss: Double
+        do throws(Failure) {
+            heldLoss = log.probe.isEmpty ? 0 : try model.loss(TokenBatch(log.probe)).reduce(0) { $0 + $1.loss }
+        } catch {
+            throw .failed(error)
+        }
         log.trainings.append(
             LoggedTraining(
                 client: assignment.client, round: assignment.round, given: assignment.weights, trained: result.state,
-                held: model.weights, exampleCount: exampleCount))
+                held: model.weights, heldLoss: heldLoss, exampleCount: exampleCount))
         return result
     }
 

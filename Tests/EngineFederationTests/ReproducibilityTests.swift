@@ -78,6 +78,20 @@ private final class DyingStore: FederationStore {
         }
     }
 
+    @Test(arguments: [QuantizationName.int8, .nf4], [StrategyName.fedit, .fedSB])
+    func aQuantizedBaseGivesTheSameBitsOnAnyNumberOfThreads(form: QuantizationName, strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        var plan = plan(bench, strategy)
+        let exact = try outcome(bench, plan)
+        plan.quantize = form
+        let reference = try outcome(bench, plan)
+        #expect(reference.evaluations != exact.evaluations, "seed \(bench.seed)")
+        for threads in [1, 2] {
+            let limited = try Parallel.limited(toThreads: threads) { try outcome(try EngineBench(), plan) }
+            #expect(limited == reference, "\(threads) threads, seed \(bench.seed)")
+        }
+    }
+
     @Test(arguments: StrategyName.allCases)
     func anotherSeedGivesAnotherAdapter(strategy: StrategyName) throws {
         let bench = try EngineBench()
@@ -89,10 +103,10 @@ private final class DyingStore: FederationStore {
         #expect(other.trainLosses != reference.trainLosses, "seed \(bench.seed)")
     }
 
-    /// Fed-SB has every phase: the start that a client computes, training, evaluation.
-    @Test func aKillAfterAnyWriteAndANewStartGiveTheSameBits() throws {
+    @Test(arguments: StrategyName.allCases)
+    func aKillAfterAnyWriteAndANewStartGiveTheSameBits(strategy: StrategyName) throws {
         let bench = try EngineBench()
-        let plan = plan(bench, .fedSB)
+        let plan = plan(bench, strategy)
         let reference = try outcome(bench, plan)
         var writes = 0
         while true {
