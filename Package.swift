@@ -139,6 +139,12 @@ let package = Package(
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan",
             ]),
+        tests(
+            "EngineFederationTests",
+            [
+                "Primitives", "LinearAlgebra", "Quantization", "Checkpoints", "Adapters", "Datasets", "Model", "Training", "Plan",
+                "Wire", "CoordinatorCore", "ClientCore", "ClientEngine", "Simulation",
+            ]),
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )
