@@ -14,6 +14,7 @@ public enum CommandLineProgram {
         do {
             var command = try root.parseAsRoot(arguments)
             try command.run()
+            if let failure = Console.lostOutput { end(failure) }
         } catch let failure as Failure {
             end(failure)
         } catch {

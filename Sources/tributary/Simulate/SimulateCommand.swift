@@ -40,16 +40,21 @@ struct SimulateCommand: ParsableCommand {
 
     func run() throws {
         try Interrupts.watch {}
+        for (flag, isGiven) in [("--quorum", options.quorum != nil), ("--deadline", options.deadline != nil)] where isGiven {
+            throw Failure(
+                .usage,
+                "\(flag) means nothing in a simulation, whose clients never fail and whose clock stands still: leave it out, or run processes with `tributary coordinator start`"
+            )
+        }
         let partition = try Partition(parsing: partition)
         let base = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
         let maps = base.checkpoint.configuration.linearMaps
         var plan = FederationPlan()
         options.apply(to: &plan)
-        if clients == nil, case .by = partition {
-        } else {
-            guard clients != nil else {
-                throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
-            }
+        try options.refuseUnused(by: plan.strategy)
+        if case .by = partition {
+        } else if clients == nil {
+            throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
         }
         let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count

@@ -50,19 +50,30 @@ struct SimulationRun {
         let clock = ContinuousClock()
         let began = clock.now
         let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
+        base.loadingProgress = progress.loading
+        var lost = (cut: 0, dropped: 0)
         let federation = try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
             kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
         ) { name, index in
-            try EngineWork(
+            let work = try EngineWork(
                 name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
             ) { step in
                 progress.show(step)
                 return !Interrupts.isInterrupted
             }
+            // A client does so again when it joins; here it says before the first round what the length costs.
+            try work.prepare(for: plan, rank: 0)
+            lost.cut += work.cutAndDropped.cut
+            lost.dropped += work.cutAndDropped.dropped
+            return work
+        }
+        if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
+            Console.error(notes)
         }
         let done = federation.service.federation.records.count
+        progress.begin(round: done + 1)
         if done > 0, !isQuiet {
             Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite")
         }
@@ -145,32 +156,52 @@ private final class RoundReporter {
     }
 }
 
-/// The line that says what is being done: rewritten on a terminal, absent in a file, where rounds are lines enough.
+/// What is being done: on a terminal a line that is rewritten, in a file a line every ten seconds, as rounds are lines too.
 private final class SimulationProgress {
     private let plan: FederationPlan
-    private let isShown: Bool
-    private var shown = ContinuousClock.now - .seconds(1)
+    private let isQuiet: Bool
+    private var line = ProgressLine(every: .seconds(10))
 
     init(plan: FederationPlan, isQuiet: Bool) {
         self.plan = plan
-        isShown = Console.isTerminal && !isQuiet
+        self.isQuiet = isQuiet
     }
 
     func show(_ progress: EngineProgress) {
-        guard isShown, ContinuousClock.now - shown > .milliseconds(200) else { return }
-        shown = ContinuousClock.now
+        guard !isQuiet else { return }
+        line.show(text(progress))
+    }
+
+    func loading(_ done: Int, _ count: Int) {
+        guard !isQuiet else { return }
+        line.show("loading the model: \(done) of \(count) linear maps")
+    }
+
+    private func text(_ progress: EngineProgress) -> String {
         switch progress {
         case .training(let client, let round, let step):
             let speed = Readable.decimal(step.tokensPerSecond, 0)
-            Console.progress(
-                "round \(round)/\(plan.rounds)  \(client)  step \(step.done)/\(step.count)  loss \(Readable.decimal(step.loss, 3))  \(speed) tokens/s"
-            )
-        case .evaluating(_, let done, let count): Console.progress("evaluating \(done)/\(count)")
-        case .starting(let done, let count): Console.progress("computing the start \(done)/\(count)")
+            let loss = Readable.decimal(step.loss, 3)
+            return
+                "round \(round) of \(plan.rounds), \(client): step \(step.done) of \(step.count), loss \(loss), \(speed) tokens/s\(timeLeft(round))"
+        case .evaluating(_, let done, let count): return "evaluating: \(done) of \(count)"
+        case .starting(let done, let count): return "computing the start: \(done) of \(count) linear maps"
         }
     }
 
-    func clear() { if isShown { Console.progress("") } }
+    /// Rounds take about equally long: those that this process has finished say how long.
+    private func timeLeft(_ round: Int) -> String {
+        guard let first, round > first else { return "" }
+        let perRound = line.seconds / Double(round - first)
+        return ", about \(Readable.duration(seconds: perRound * Double(plan.rounds - round + 1))) left"
+    }
+
+    private var first: Int?
+
+    /// The round that this process begins with.
+    func begin(round: Int) { first = round }
+
+    func clear() { line.finish() }
 }
 
 /// A table of rounds for people.
