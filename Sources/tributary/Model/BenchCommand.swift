@@ -32,6 +32,7 @@ struct BenchTrainCommand: ParsableCommand {
         settings.batchSize = batchSize
         settings.learningRate = 1e-4
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
+        try require(steps <= 10_000, "steps is \(steps): at most 10000 are measured")
         let (checkpoint, language) = try base.load()
         let configuration = checkpoint.configuration
         try require(

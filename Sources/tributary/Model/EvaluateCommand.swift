@@ -37,17 +37,22 @@ struct EvaluateCommand: ParsableCommand {
         if let notes = dataNotes(encoded, sequenceLength: positions) { Console.error(notes) }
         let examples = Array(encoded.examples.prefix(limit ?? .max))
         var line = ProgressLine()
+        var writing: ProgressLine?
         let outcome = try Evaluation.evaluate(
             model: model, examples: examples,
             exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
             tokenizer: text.tokenizer, endTokens: text.endTokens
         ) { done, count in
-            let isWriting = done > examples.count
-            line.show(
-                done: done, of: count, unit: "examples",
-                isWriting
-                    ? "writing completion \(done - examples.count) of \(examples.count)"
-                    : "evaluated \(done) of \(examples.count) examples")
+            if done <= examples.count {
+                line.show(done: done, of: count, unit: "examples", "evaluated \(done) of \(examples.count) examples")
+            } else {
+                // Writing takes far longer than reading: it has a rate of its own.
+                if writing == nil { writing = ProgressLine() }
+                let written = done - examples.count
+                writing?.show(
+                    done: written, of: examples.count, unit: "examples",
+                    "writing completion \(written) of \(examples.count)")
+            }
             return !Interrupts.isInterrupted
         }
         line.finish()

@@ -88,7 +88,7 @@ struct TrainCommand: ParsableCommand {
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) examples for \(steps) steps of \(batchSize * gradientAccumulation)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(

@@ -66,12 +66,15 @@ struct SimulateCommand: ParsableCommand {
         }
         let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path) }
         if let folder = writePartitions { try write(parts, to: folder, plan: plan) }
-        if !json { Console.line(RoundTable.header()) }
+        var hasHeader = false
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
             dataDigest: Self.digest(parts, evaluation), isQuiet: json
         ) { record, stored in
-            if json { Console.json(RunFolder.line(record, stored)) } else { Console.line(RoundTable.row(record, stored)) }
+            if json { return Console.json(RunFolder.line(record, stored)) }
+            if !hasHeader { Console.line(RoundTable.header()) }
+            hasHeader = true
+            Console.line(RoundTable.row(record, stored))
         }
         let stored = try run.run()
         let last = EvaluationSummary(stored.evaluations.filter { $0.round == plan.rounds })

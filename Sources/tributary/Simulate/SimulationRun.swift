@@ -39,7 +39,11 @@ struct SimulationRun {
     ///
     /// - Returns: what is stored at the end
     func run() throws -> StoredFederation {
-        try output.create()
+        // What is wrong with the data is found before anything is written.
+        let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
+        base.loadingProgress = progress.loading
+        let work = try makeWork(progress)
+        try Folder.create(output.path, for: "--output")
         try checkData()
         let lock = try FileLock(
             path: output.path + "/lock", taken: "another simulation writes to \(output.path): stop it, or choose another --output"
@@ -49,29 +53,11 @@ struct SimulationRun {
         let maps = base.checkpoint.configuration.linearMaps
         let clock = ContinuousClock()
         let began = clock.now
-        let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
-        base.loadingProgress = progress.loading
-        var lost = (cut: 0, dropped: 0)
         let federation = try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
             kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
-        ) { name, index in
-            let work = try EngineWork(
-                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
-            ) { step in
-                progress.show(step)
-                return !Interrupts.isInterrupted
-            }
-            // A client does so again when it joins; here it says before the first round what the length costs.
-            try work.prepare(for: plan, rank: 0)
-            lost.cut += work.cutAndDropped.cut
-            lost.dropped += work.cutAndDropped.dropped
-            return work
-        }
-        if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
-            Console.error(notes)
-        }
+        ) { _, index in work[index] }
         let done = federation.service.federation.records.count
         progress.begin(round: done + 1)
         if done > 0, !isQuiet {
@@ -88,9 +74,11 @@ struct SimulationRun {
             progress.clear()
             if error.status == .interrupted {
                 let rounds = federation.service.federation.records.count
+                let contributions = federation.service.federation.contributions.count
+                func counted(_ count: Int, _ name: String) -> String { "\(count) \(name)\(count == 1 ? "" : "s")" }
                 throw Failure(
                     .interrupted,
-                    "stopped in round \(rounds + 1) of \(plan.rounds); \(rounds) rounds and \(federation.service.federation.contributions.count) contributions are kept in \(output.path): the same command goes on from there"
+                    "stopped in round \(rounds + 1) of \(plan.rounds); \(counted(rounds, "round")) and \(counted(contributions, "contribution")) are kept in \(output.path): the same command goes on from there"
                 )
             }
             throw error
@@ -103,6 +91,28 @@ struct SimulationRun {
         try output.writeAdapter(
             federation.service.weights(afterRound: nil), maps: maps, base: absolutePath(base.checkpoint.path))
         return stored
+    }
+
+    /// Each client's engine, its data tokenized; says what the sequence length costs.
+    private func makeWork(_ progress: SimulationProgress) throws(Failure) -> [EngineWork] {
+        var lost = (cut: 0, dropped: 0)
+        var all: [EngineWork] = []
+        for (index, name) in names.enumerated() {
+            let work = try EngineWork(
+                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
+            ) { step in
+                progress.show(step)
+                return !Interrupts.isInterrupted
+            }
+            try work.prepare(for: plan, rank: 0)
+            lost.cut += work.cutAndDropped.cut
+            lost.dropped += work.cutAndDropped.dropped
+            all.append(work)
+        }
+        if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
+            Console.error(notes)
+        }
+        return all
     }
 
     /// A state belongs to its data.
