@@ -28,6 +28,8 @@ struct StartCommand: ParsableCommand {
         var options = options
         if let config { try ConfigurationFile(path: config).fill(&options) }
         let settings = try Settings(options)
+        try self.options.plan.refuseUnused(by: settings.plan.strategy)
+        try options.plan.refuseUnused(by: settings.plan.strategy, exceptDefaults: true)
 
         let folder = RunFolder(path: settings.output)
         try Folder.create(settings.output, for: "--output")

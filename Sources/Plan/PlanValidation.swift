@@ -5,6 +5,7 @@ import Checkpoints
 import Primitives
 
 extension FederationPlan {
+<<<<<<< HEAD
     /// Checks the plan against a checkpoint: everything that `validate(maps:)` checks, and what depends on how the model is
     /// stored.
     ///
@@ -25,6 +26,12 @@ extension FederationPlan {
             )
         }
     }
+=======
+    /// Rounds, and steps of a round: their product still counts steps.
+    public static let largestCount = 1_000_000
+    /// Examples of a batch, and batches of a step.
+    public static let largestBatch = 65_536
+>>>>>>> h2
 
     /// Checks every value and combination against the model's linear maps.
     ///
@@ -34,6 +41,12 @@ extension FederationPlan {
             guard condition else { throw Failure(.usage, message()) }
         }
         try require(rounds >= 1, "rounds is \(rounds): a run has at least 1 round")
+        for (name, value, limit) in [
+            ("rounds", rounds, Self.largestCount), ("local-steps", localSteps, Self.largestCount),
+            ("batch-size", batchSize, Self.largestBatch), ("gradient-accumulation", gradientAccumulation, Self.largestBatch),
+        ] {
+            try require(value <= limit, "\(name) is \(value): at most \(limit) is possible")
+        }
         try require(localSteps >= 1, "local-steps is \(localSteps): a client trains at least 1 step a round")
         try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
         try require(
