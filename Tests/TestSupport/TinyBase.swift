@@ -2,11 +2,10 @@
 
 import FoundationEssentials
 import Primitives
-import TestSupport
 
-enum TinyBase {
+public enum TinyBase {
     /// Copies a golden checkpoint and puts a tokenizer of single bytes beside it.
-    static func write(_ golden: String = "llama-gqa", to folder: String) throws {
+    public static func write(_ golden: String = "llama-gqa", to folder: String) throws {
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         for name in ["config.json", "generation_config.json", "model.safetensors"] {
             let source = Golden.path("models/\(golden)/\(name)")
@@ -19,7 +18,7 @@ enum TinyBase {
     }
 
     /// Byte-level, no merges: token = byte, 256 is the end.
-    static let tokenizer: String = {
+    public static let tokenizer: String = {
         // GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 and on.
         var vocabulary: [JSONValue.Member] = []
         var next: UInt32 = 256
@@ -56,7 +55,7 @@ enum TinyBase {
     }()
 
     /// Sums, one a line.
-    static func records(_ count: Int, seed: UInt64 = 5) -> String {
+    public static func records(_ count: Int, seed: UInt64 = 5) -> String {
         var generator = SeededGenerator(seed: seed, purpose: "sums")
         return (0..<count).map { _ in
             let a = generator.next() % 50
