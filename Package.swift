@@ -140,6 +140,12 @@ let package = Package(
                 "Training", "Plan",
             ]),
         tests("CommandTests", ["Primitives", "Checkpoints"]),
+        tests(
+            "EngineFederationTests",
+            [
+                "Primitives", "LinearAlgebra", "Quantization", "Checkpoints", "Adapters", "Datasets", "Model", "Training", "Plan",
+                "Wire", "CoordinatorCore", "ClientCore", "ClientEngine", "Simulation",
+            ]),
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )

@@ -47,7 +47,7 @@ struct StartCommand: ParsableCommand {
         if let adapter = settings.initialAdapter {
             initial = try RunStart.weights(ofAdapter: adapter, plan: &plan, maps: maps)
         }
-        try plan.validate(maps: maps)
+        try plan.validate(for: checkpoint)
         let listener = try CoordinatorListener(listening: settings.listen)
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + fileSize($1) }
         if bytes > 1_000_000_000 {

@@ -58,7 +58,7 @@ struct SimulateCommand: ParsableCommand {
         }
         let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count
-        try plan.validate(maps: maps)
+        try plan.validate(for: base.checkpoint)
         plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
         plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
         let initial = try options.initAdapter.map { folder throws(Failure) in

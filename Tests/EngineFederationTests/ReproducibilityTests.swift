@@ -1,0 +1,156 @@
+/// Simulations over the engine: the same bits from the same seed, on any number of threads, and after any interruption.
+
+import Adapters
+import ClientEngine
+import CoordinatorCore
+import LinearAlgebra
+import Plan
+import Primitives
+import TestSupport
+import Testing
+
+/// A store that dies after a number of writes, as a killed process does: what was applied stays, nothing more comes.
+private final class DyingStore: FederationStore {
+    private let inner: any FederationStore
+    private var writesLeft: Int
+
+    init(_ inner: any FederationStore, after writes: Int) {
+        self.inner = inner
+        writesLeft = writes
+    }
+
+    func apply(_ changes: [StoreChange]) throws(Failure) {
+        guard writesLeft > 0 else { throw Failure(.ioError, "killed") }
+        writesLeft -= 1
+        try inner.apply(changes)
+    }
+    func load() throws(Failure) -> StoredFederation? { try inner.load() }
+    func chunkIndices(client: String, digest: Digest) throws(Failure) -> [Int] {
+        try inner.chunkIndices(client: client, digest: digest)
+    }
+    func assembledChunks(client: String, digest: Digest) throws(Failure) -> [UInt8] {
+        try inner.assembledChunks(client: client, digest: digest)
+    }
+    func contributionBytes(round: Int, client: String) throws(Failure) -> [UInt8] {
+        try inner.contributionBytes(round: round, client: client)
+    }
+    func blobBytes(_ digest: Digest) throws(Failure) -> [UInt8]? { try inner.blobBytes(digest) }
+}
+
+@Suite struct ReproducibilityTests {
+    /// What a run leaves: its adapter, and the losses that were reported on the way.
+    private struct Outcome: Equatable {
+        let adapter: Digest
+        let evaluations: [Double]
+        let trainLosses: [Double]
+    }
+
+    private func plan(_ bench: EngineBench, _ strategy: StrategyName) -> FederationPlan {
+        var plan = bench.plan(strategy, clients: 2, rounds: 2, steps: 2)
+        plan.optimizer = .adamw
+        plan.learningRate = 0.01
+        plan.gradientClip = 1
+        return plan
+    }
+
+    private func outcome(
+        _ bench: EngineBench, _ plan: FederationPlan, store: any FederationStore = MemoryFederationStore(),
+        progress: @escaping (EngineProgress) -> Bool = { _ in true }
+    ) throws -> Outcome {
+        let weights = try bench.run(plan, store: store, counts: [6, 4], evaluates: true, progress: progress)
+        let stored = try #require(try store.load())
+        return Outcome(
+            adapter: EngineBench.digest(weights), evaluations: stored.evaluations.sorted { $0.round < $1.round }.map(\.lossSum),
+            trainLosses: stored.records.map(\.trainLoss))
+    }
+
+    @Test(arguments: StrategyName.allCases)
+    func oneSeedGivesTheSameBitsTwiceAndOnAnyNumberOfThreads(strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        let plan = plan(bench, strategy)
+        let reference = try outcome(bench, plan)
+        #expect(reference.evaluations.count == 3 && reference.trainLosses.count == 2)
+        #expect(Set(reference.evaluations).count == 3, "each round changes the evaluation, seed \(bench.seed)")
+        #expect(try outcome(try EngineBench(), plan) == reference, "seed \(bench.seed)")
+        for threads in [1, 2] {
+            let limited = try Parallel.limited(toThreads: threads) { try outcome(try EngineBench(), plan) }
+            #expect(limited == reference, "\(threads) threads, seed \(bench.seed)")
+        }
+    }
+
+    @Test(arguments: [QuantizationName.int8, .nf4], [StrategyName.fedit, .fedSB])
+    func aQuantizedBaseGivesTheSameBitsOnAnyNumberOfThreads(form: QuantizationName, strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        var plan = plan(bench, strategy)
+        let exact = try outcome(bench, plan)
+        plan.quantize = form
+        let reference = try outcome(bench, plan)
+        #expect(reference.evaluations != exact.evaluations, "seed \(bench.seed)")
+        for threads in [1, 2] {
+            let limited = try Parallel.limited(toThreads: threads) { try outcome(try EngineBench(), plan) }
+            #expect(limited == reference, "\(threads) threads, seed \(bench.seed)")
+        }
+    }
+
+    @Test(arguments: StrategyName.allCases)
+    func anotherSeedGivesAnotherAdapter(strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        var plan = plan(bench, strategy)
+        let reference = try outcome(bench, plan)
+        plan.seed += 1
+        let other = try outcome(bench, plan)
+        #expect(other.adapter != reference.adapter, "seed \(bench.seed)")
+        #expect(other.trainLosses != reference.trainLosses, "seed \(bench.seed)")
+    }
+
+    @Test(arguments: StrategyName.allCases)
+    func aKillAfterAnyWriteAndANewStartGiveTheSameBits(strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        let plan = plan(bench, strategy)
+        let reference = try outcome(bench, plan)
+        var writes = 0
+        while true {
+            let store = MemoryFederationStore()
+            let dying = DyingStore(store, after: writes)
+            let failure: Failure?
+            do {
+                _ = try outcome(bench, plan, store: dying)
+                failure = nil
+            } catch let error as Failure {
+                failure = error
+            }
+            guard let failure else { break }
+            #expect(failure.message == "killed", "after \(writes) writes, seed \(bench.seed)")
+            #expect(try outcome(bench, plan, store: store) == reference, "killed after \(writes) writes, seed \(bench.seed)")
+            writes += 1
+        }
+        #expect(writes > 10)
+    }
+
+    @Test(arguments: [StrategyName.fedSB, .flora])
+    func anInterruptOfAClientAnywhereAndANewStartGiveTheSameBits(strategy: StrategyName) throws {
+        let bench = try EngineBench()
+        let plan = plan(bench, strategy)
+        let reference = try outcome(bench, plan)
+        var calls = 0
+        while true {
+            let store = MemoryFederationStore()
+            var left = calls
+            var failure: Failure?
+            do {
+                _ = try outcome(bench, plan, store: store) { _ in
+                    left -= 1
+                    return left >= 0
+                }
+            } catch let error as Failure {
+                failure = error
+            }
+            guard let failure else { break }
+            #expect(failure.status == .interrupted, "after \(calls) calls, seed \(bench.seed): \(failure.message)")
+            #expect(try outcome(bench, plan, store: store) == reference, "stopped after \(calls) calls, seed \(bench.seed)")
+            calls += 1
+        }
+        // Two clients, two rounds of two steps, and three evaluations of one batch.
+        #expect(calls >= 11)
+    }
+}
