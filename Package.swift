@@ -139,6 +139,7 @@ let package = Package(
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan",
             ]),
+        tests("CommandTests", ["Primitives", "Checkpoints"]),
         tests(
             "EngineFederationTests",
             [

@@ -8,6 +8,7 @@ import CoordinatorStore
 import FoundationEssentials
 import Logging
 import Plan
+import PlanOptions
 import Primitives
 import Programs
 import Transport

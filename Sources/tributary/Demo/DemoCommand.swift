@@ -66,7 +66,6 @@ struct DemoCommand: ParsableCommand {
         try DataFile.write(sets.evaluation, to: output + "/eval.jsonl")
 
         let base = try EngineBase(modelFolder: modelFolder)
-        let maps = base.checkpoint.configuration.linearMaps
         let parts = try Partition.by(field: "kind").split(sets.training, clients: nil, seed: seed)
         var plan = Self.plan(seed: seed)
         plan.minimumClients = parts.count

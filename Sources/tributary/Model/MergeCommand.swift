@@ -23,7 +23,9 @@ struct MergeCommand: ParsableCommand {
             try ModelFolderWriting.merge(
                 checkpoint: checkpoint, adapter: try PEFTAdapter(folder: adapter), output: output, progress: progress)
         }
-        result.write([("output", .string(output)), ("seconds", real(seconds))]) { "\(output): merged in \(Readable.duration(seconds: seconds))\n" }
+        result.write([("output", .string(output)), ("seconds", real(seconds))]) {
+            "\(output): merged in \(Readable.duration(seconds: seconds))\n"
+        }
     }
 }
 

@@ -68,4 +68,3 @@ func adapterWeights(_ folder: String?, _ model: LanguageModel) throws(Failure) -
     guard let folder else { return AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]))) }
     return try PEFTAdapter(folder: folder).weights(maps: model.linearMaps)
 }
-

@@ -4,11 +4,10 @@ import FoundationEssentials
 import Glibc
 import Primitives
 import Synchronization
-import TestSupport
 
 /// Where the built programs lie: beside the running test, or in TRIBUTARY_PROGRAMS.
-enum ProgramFolder {
-    static let path: String = {
+public enum ProgramFolder {
+    public static let path: String = {
         if let given = ProcessInfo.processInfo.environment["TRIBUTARY_PROGRAMS"] { return given }
         let resolved = realpath("/proc/self/exe", nil)
         defer { free(resolved) }
@@ -18,13 +17,14 @@ enum ProgramFolder {
     }()
 }
 
-struct ProgramFailure: Error, CustomStringConvertible {
-    let description: String
+public struct ProgramFailure: Error, CustomStringConvertible {
+    public let description: String
+    public init(description: String) { self.description = description }
 }
 
 /// Killed when it goes out of scope.
-final class ProgramProcess {
-    let name: String
+public final class ProgramProcess {
+    public let name: String
     private let process: pid_t
     private let outputPath: String
     private let errorPath: String
@@ -33,7 +33,7 @@ final class ProgramProcess {
     /// - Parameters:
     ///   - program: `tributary-coordinator`, ...
     ///   - folder: for the files that take what it prints
-    init(_ program: String, _ arguments: [String], in folder: TemporaryFolder, name: String) throws {
+    public init(_ program: String, _ arguments: [String], in folder: TemporaryFolder, name: String) throws {
         self.name = name
         let path = ProgramFolder.path + "/" + program
         guard access(path, X_OK) == 0 else {
@@ -70,23 +70,23 @@ final class ProgramProcess {
         waitpid(process, &ignored, 0)
     }
 
-    var output: String { text(outputPath) }
-    var errors: String { text(errorPath) }
+    public var output: String { text(outputPath) }
+    public var errors: String { text(errorPath) }
 
     private func text(_ path: String) -> String {
         (try? Data(contentsOf: URL(filePath: path))).map { String(decoding: $0, as: UTF8.self) } ?? ""
     }
 
-    func send(_ signal: Int32) { Glibc.kill(process, signal) }
+    public func send(_ signal: Int32) { Glibc.kill(process, signal) }
 
     /// Ends it at once, as a power cut would.
-    func kill() {
+    public func kill() {
         send(SIGKILL)
         _ = try? exitStatus(seconds: 5)
     }
 
     /// Waits for its end: the exit status, or 1000 and the signal that ended it.
-    @discardableResult func exitStatus(seconds: Double = 30) throws -> Int32 {
+    @discardableResult public func exitStatus(seconds: Double = 30) throws -> Int32 {
         if let status { return status }
         var raw: Int32 = 0
         try wait(seconds, for: "its end") { waitpid(process, &raw, WNOHANG) == process }
@@ -97,12 +97,12 @@ final class ProgramProcess {
     }
 
     /// Objects that it has written with `--json`, in order.
-    var events: [JSONValue] {
+    public var events: [JSONValue] {
         output.split(separator: "\n").compactMap { try? JSONValue(parsing: $0.utf8) }
     }
 
     /// Waits for an event of this name that `accept` takes.
-    @discardableResult func event(
+    @discardableResult public func event(
         _ name: String, seconds: Double = 30, where accept: (JSONValue) -> Bool = { _ in true }
     ) throws -> JSONValue {
         var found: JSONValue?
@@ -115,7 +115,7 @@ final class ProgramProcess {
     }
 
     /// Waits until standard error holds the text.
-    func waitForError(_ text: String, seconds: Double = 30) throws {
+    public func waitForError(_ text: String, seconds: Double = 30) throws {
         try wait(seconds, for: "\"\(text)\" in its log") { errors.contains(text) }
     }
 
@@ -134,21 +134,22 @@ final class ProgramProcess {
 }
 
 /// What a program did that ends by itself.
-struct Finished {
-    let status: Int32
-    let output: String
-    let errors: String
+public struct Finished {
+    public let status: Int32
+    public let output: String
+    public let errors: String
 
     /// Runs a program to its end.
-    static func run(_ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30) throws -> Finished
-    {
+    public static func run(
+        _ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30
+    ) throws -> Finished {
         let process = try ProgramProcess(program, arguments, in: folder, name: program)
         let status = try process.exitStatus(seconds: seconds)
         return Finished(status: status, output: process.output, errors: process.errors)
     }
 
     /// The one line on standard error, without its "error: ".
-    var sentence: String {
+    public var sentence: String {
         let lines = errors.split(separator: "\n")
         guard lines.count == 1, lines[0].hasPrefix("error: ") else { return "not one sentence: \(errors)" }
         return String(lines[0].dropFirst("error: ".count))

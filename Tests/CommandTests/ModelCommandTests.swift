@@ -1,0 +1,130 @@
+/// The commands for one machine agree with one another, and what they print for programs can be read by programs.
+
+import FoundationEssentials
+import Glibc
+import Primitives
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct ModelCommandTests {
+    let place: Workplace
+
+    init() throws { place = try Workplace() }
+
+    @Test func trainingSeesTheLossThatEvaluationMeasures() throws {
+        let trained = try place.json(place.train("adapter", ["--quantize", "none"]))
+        for key in [
+            "adapter", "loss", "last_loss", "steps", "examples", "target_tokens", "seconds", "tokens_per_second", "peak_gib",
+        ] {
+            #expect(trained[key] != nil, "\(key) is missing")
+        }
+        let measured = try place.json(place.evaluate(["--adapter", place.file("adapter"), "--quantize", "none"]))
+        let base = try place.json(place.evaluate(["--quantize", "none"]))
+        let loss = try #require(measured["loss"]?.double)
+        #expect(loss < (try #require(base["loss"]?.double)))
+        // One step over the whole data set: its loss is that of the adapter that it began with.
+        let again = try place.json(
+            place.train(
+                "again",
+                [
+                    "--quantize", "none", "--init-adapter", place.file("adapter"), "--steps", "1", "--batch-size",
+                    "\(Workplace.records)",
+                ]))
+        let seen = try #require(again["last_loss"]?.double)
+        #expect(abs(seen - loss) < 1e-5 * loss, "\(seen) in training, \(loss) in evaluation")
+        #expect(again["target_tokens"]?.int == measured["target_tokens"]?.int)
+    }
+
+    @Test func trainingIsRepeatable() throws {
+        _ = try place.json(place.train("first"))
+        _ = try place.json(place.train("second"))
+        _ = try place.json(place.train("third", ["--seed", "8"]))
+        let first = try place.bytes(place.file("first/adapter_model.safetensors"))
+        #expect(first == (try place.bytes(place.file("second/adapter_model.safetensors"))))
+        #expect(first != (try place.bytes(place.file("third/adapter_model.safetensors"))))
+    }
+
+    @Test(arguments: ["lora", "ffa-lora", "lora-sb"]) func everyKindOfAdapterTrainsAndEvaluates(kind: String) throws {
+        _ = try place.json(place.train("adapter", ["--adapter", kind, "--target-modules", "q_proj,down_proj"]))
+        let loss = try place.json(place.evaluate(["--adapter", place.file("adapter")]))["loss"]?.double
+        #expect(try #require(loss) < (try #require(try place.json(place.evaluate())["loss"]?.double)))
+    }
+
+    @Test func evaluationPrintsWhatIsPromised() throws {
+        let result = try place.json(place.evaluate(["--exact-match", "4"]))
+        let loss = try #require(result["loss"]?.double)
+        let perplexity = try #require(result["perplexity"]?.double)
+        #expect(abs(perplexity - exp(loss)) < 1e-6 * perplexity)
+        #expect(try #require(result["target_tokens"]?.int) > Workplace.records)
+        #expect(result["examples"]?.int == Workplace.records)
+        #expect(0...1 ~= (try #require(result["exact_match"]?.double)))
+        #expect(try place.json(place.evaluate())["exact_match"]?.isNull == true)
+    }
+
+    @Test func mergingGivesTheModelThatTheAdapterMakes() throws {
+        _ = try place.json(place.train("adapter"))
+        _ = try place.json(
+            ["model", "merge", "--model", place.model, "--adapter", place.file("adapter"), "--output", place.file("merged")])
+        let adapted = try #require(try place.json(place.evaluate(["--adapter", place.file("adapter")]))["loss"]?.double)
+        let merged = try #require(
+            try place.json(["model", "eval", "--model", place.file("merged"), "--data", place.data])["loss"]?.double)
+        #expect(abs(adapted - merged) < 1e-4, "\(adapted) with the adapter, \(merged) merged")
+    }
+
+    @Test func aQuantizedFolderIsTheModelQuantizedWhileItLoads() throws {
+        let quantized = place.file("quantized")
+        let sizes = try place.json(["model", "quantize", place.model, "--format", "nf4", "--output", quantized])
+        #expect(try #require(sizes["bytes"]?.int) < (try #require(sizes["bytes_before"]?.int)))
+        let stored = try place.json(["model", "eval", "--model", quantized, "--data", place.data])
+        let loaded = try place.json(place.evaluate(["--quantize", "nf4"]))
+        #expect(stored["loss"] == loaded["loss"] && stored["loss"]?.double != nil)
+        let int8 = try place.run(["model", "eval", "--model", quantized, "--data", place.data, "--quantize", "int8"])
+        #expect(int8.status == ExitStatus.usage.rawValue)
+        #expect(int8.sentence.contains("is quantized already"))
+        let twice = try place.run(["model", "quantize", quantized, "--output", place.file("twice")])
+        #expect(twice.status == ExitStatus.usage.rawValue)
+        #expect(twice.sentence.contains("is quantized already") && !place.exists(place.file("twice")))
+    }
+
+    @Test func generationRepeatsWithItsSeed() throws {
+        func text(seed: Int) throws -> String? {
+            try place.json(
+                [
+                    "model", "generate", "--model", place.model, "--prompt", "7+5=", "--max-tokens", "24", "--temperature", "2",
+                    "--top-p", "0.95", "--seed", "\(seed)",
+                ])["text"]?.text
+        }
+        let first = try #require(try text(seed: 3))
+        #expect(first == (try text(seed: 3)))
+        #expect(first != (try text(seed: 4)))
+    }
+
+    @Test func theOtherCommandsPrintOneObjectToo() throws {
+        let inspected = try place.json(["model", "inspect", place.model])
+        for key in ["architecture", "parameters", "base_digest", "tokenizer", "target_modules"] {
+            #expect(inspected[key] != nil, "\(key) is missing")
+        }
+        let bench = try place.json(
+            [
+                "bench", "train", "--model", place.model, "--quantize", "nf4", "--rank", "4", "--batch-size", "2",
+                "--sequence-length", "16", "--steps", "2",
+            ])
+        for key in ["tokens_per_second", "seconds_per_step", "gemm_peak_share", "peak_gib"] {
+            #expect(try #require(bench[key]?.double) > 0, "\(key)")
+        }
+        let doctor = try place.json(["doctor"])
+        for key in ["kernels", "openblas", "cores", "memory", "disk", "advice"] {
+            #expect(doctor[key] != nil, "\(key) is missing")
+        }
+    }
+
+    @Test func anInterruptKeepsTheAdapter() throws {
+        let process = try place.start(place.train("adapter", ["--steps", "100000"]))
+        // Progress is a line of the log: the training runs.
+        try process.waitForError("step ")
+        process.send(SIGINT)
+        #expect(try process.exitStatus() == ExitStatus.interrupted.rawValue)
+        #expect(process.errors.contains("adapter holds the adapter as it was then"))
+        _ = try place.json(place.evaluate(["--adapter", place.file("adapter")]))
+    }
+}
