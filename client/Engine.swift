@@ -112,7 +112,7 @@ private final class ProgressDisplay {
             began = now
             lastLine = now
         }
-        guard done > 0, count > 0, isTerminal || now - lastLine >= .seconds(30) else { return }
+        guard done > 0, count > 0, now - lastLine >= (isTerminal ? .milliseconds(100) : .seconds(30)) else { return }
         let left = (now - began) / .seconds(1) / Double(done) * Double(count - done)
         let text = "\(stage): \(done) of \(count)\(note.map { ", \($0)" } ?? ""), \(Readable.duration(seconds: left)) left"
         lastLine = now

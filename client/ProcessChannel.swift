@@ -15,9 +15,9 @@ import Wire
 // connections, which are `Sendable`; everything else is immutable.
 final class ProcessChannel: ClientChannel, @unchecked Sendable {
     /// Seconds for a control request and its reply; the coordinator may be combining a round.
-    private static let controlSeconds = 20.0
-    /// Seconds for a chunk of 256 KiB: enough for 50 kbit/s.
-    private static let bulkSeconds = 60.0
+    private static let controlSeconds = 15.0
+    /// Seconds for a chunk of 256 KiB: enough for 100 kbit/s.
+    private static let bulkSeconds = 30.0
     private static let farewellSeconds = 2.0
     private static let connectSeconds = 5.0
 

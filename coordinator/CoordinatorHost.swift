@@ -66,6 +66,11 @@ final class CoordinatorHost: @unchecked Sendable {
                         .init("missing", .array(service.federation.missing.map(JSONValue.string))),
                     ]))
         }
+        if service.federation.phase == .finished {
+            logger.info(
+                "the run was finished before; clients that ask within \(Readable.duration(seconds: Self.farewellSeconds)) are told"
+            )
+        }
         try listener.run(tick: { self.tick() }, handler: { self.handle($0) })
         listener.close()
         if let failure { throw failure }
@@ -93,8 +98,8 @@ final class CoordinatorHost: @unchecked Sendable {
         do throws(Failure) {
             try dropForgotten()
             try service.tick(at: now)
-            noteWaiting(at: now)
             if outputsAreOld { try writeOutputs() }
+            noteWaiting(at: now)
             guard service.federation.phase == .finished else { return }
             if finishedAt == nil {
                 try export()

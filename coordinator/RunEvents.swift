@@ -29,7 +29,7 @@ extension RunEvent {
             let wanted = count < plan.minimumClients ? " of \(plan.minimumClients)" : ""
             self.init(
                 "joined",
-                "\(member.name) joined: rank \(member.rank), \(member.exampleCount) examples\(member.hasEvaluationData ? ", evaluates" : "") (\(count)\(wanted) clients)",
+                "\(member.name) joined: rank \(member.rank), \(member.exampleCount) examples\(member.hasEvaluationData ? ", evaluates" : "") (\(count)\(wanted) client\(count == 1 && wanted.isEmpty ? "" : "s"))",
                 [
                     .init("client", .string(member.name)), .init("rank", .integer(member.rank)),
                     .init("examples", .integer(member.exampleCount)), .init("evaluates", .boolean(member.hasEvaluationData)),

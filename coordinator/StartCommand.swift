@@ -28,6 +28,8 @@ struct StartCommand: ParsableCommand {
         var options = options
         if let config { try ConfigurationFile(path: config).fill(&options) }
         let settings = try Settings(options)
+        try self.options.plan.refuseUnused(by: settings.plan.strategy)
+        try options.plan.refuseUnused(by: settings.plan.strategy, exceptDefaults: true)
 
         let folder = RunFolder(path: settings.output)
         try Folder.create(settings.output, for: "--output")
@@ -44,7 +46,7 @@ struct StartCommand: ParsableCommand {
         if let adapter = settings.initialAdapter {
             initial = try RunStart.weights(ofAdapter: adapter, plan: &plan, maps: maps)
         }
-        try plan.validate(maps: maps)
+        try plan.validate(for: checkpoint)
         let listener = try CoordinatorListener(listening: settings.listen)
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + fileSize($1) }
         if bytes > 1_000_000_000 {

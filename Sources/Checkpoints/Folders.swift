@@ -45,7 +45,8 @@ public func writeFolder(
         try checkReplaceable(path, replacing: isOurs)
     } catch {
         removeFlatFolder(temporary)
-        throw error
+        // People know the folder by its name.
+        throw Failure(error.status, error.message.replacing(temporary, with: path))
     }
     if fileExists(path) {
         // Two renames: the old folder stands aside for the moment between them, and comes back if the second fails.

@@ -1,6 +1,7 @@
 /// Memory for numbers: aligned to 64 bytes, taken once and used again.
 
 import CKernels
+import Glibc
 
 /// A block of floats on a 64-byte boundary that only ever grows, so that a training loop allocates in its first step.
 public final class FloatBuffer {
@@ -43,4 +44,11 @@ public enum Scratch: Int32, Sendable {
     public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {
         tributary_scratch(rawValue, count * MemoryLayout<Float>.stride).assumingMemoryBound(to: Float.self)
     }
+}
+
+/// The peak resident set of this process in GiB, mapped pages included.
+public func peakGiB() -> Double {
+    var usage = rusage()
+    getrusage(Int32(RUSAGE_SELF.rawValue), &usage)
+    return Double(usage.ru_maxrss) / 1_048_576
 }

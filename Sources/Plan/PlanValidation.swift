@@ -5,6 +5,34 @@ import Checkpoints
 import Primitives
 
 extension FederationPlan {
+<<<<<<< HEAD
+    /// Checks the plan against a checkpoint: everything that `validate(maps:)` checks, and what depends on how the model is
+    /// stored.
+    ///
+    /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
+    public func validate(for checkpoint: CheckpointFolder) throws(Failure) {
+        let maps = checkpoint.configuration.linearMaps
+        try validate(maps: maps)
+        let positions = checkpoint.configuration.maximumPositions
+        guard sequenceLength <= positions else {
+            throw Failure(
+                .usage, "sequence-length is \(sequenceLength), but the model has \(positions) positions: use at most \(positions)"
+            )
+        }
+        guard quantize == .stored || quantize == .none || !maps.contains(where: { checkpoint.isBitsAndBytes4Bit($0.name) }) else {
+            throw Failure(
+                .usage,
+                "quantize is \(quantize.rawValue), but \(checkpoint.path) is quantized already: only stored and none are possible"
+            )
+        }
+    }
+=======
+    /// Rounds, and steps of a round: their product still counts steps.
+    public static let largestCount = 1_000_000
+    /// Examples of a batch, and batches of a step.
+    public static let largestBatch = 65_536
+>>>>>>> h2
+
     /// Checks every value and combination against the model's linear maps.
     ///
     /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
@@ -13,6 +41,12 @@ extension FederationPlan {
             guard condition else { throw Failure(.usage, message()) }
         }
         try require(rounds >= 1, "rounds is \(rounds): a run has at least 1 round")
+        for (name, value, limit) in [
+            ("rounds", rounds, Self.largestCount), ("local-steps", localSteps, Self.largestCount),
+            ("batch-size", batchSize, Self.largestBatch), ("gradient-accumulation", gradientAccumulation, Self.largestBatch),
+        ] {
+            try require(value <= limit, "\(name) is \(value): at most \(limit) is possible")
+        }
         try require(localSteps >= 1, "local-steps is \(localSteps): a client trains at least 1 step a round")
         try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
         try require(

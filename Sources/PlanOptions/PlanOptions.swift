@@ -110,6 +110,25 @@ public struct PlanOptions: ParsableArguments, Sendable {
         for key in Self.keys { key.apply(self, &plan) }
         plan.ranks = Set(plan.ranks).sorted()
     }
+
+    /// Refuses what was given and belongs to another strategy, so that nobody takes it for effective.
+    ///
+    /// - Parameter exceptDefaults: true for a file, which may list every key with its default
+    /// - Throws: `Failure(.usage)` that names the option
+    public func refuseUnused(by strategy: StrategyName, exceptDefaults: Bool = false) throws(Failure) {
+        func refuse<Value: Equatable>(
+            _ option: String, _ value: Value?, _ standard: Value, of owner: StrategyName
+        ) throws(Failure) {
+            guard let value, strategy != owner, !(exceptDefaults && value == standard) else { return }
+            throw Failure(
+                .usage,
+                "\(option) belongs to \(owner.rawValue) and means nothing to \(strategy.rawValue): leave it out, or choose the strategy \(owner.rawValue)"
+            )
+        }
+        let standard = FederationPlan()
+        try refuse("rank-cap", rankCap, standard.rankCap, of: .flora)
+        try refuse("start", start, standard.start, of: .fedSB)
+    }
 }
 
 private func integers(_ text: String) throws -> [Int] {

@@ -10,11 +10,32 @@ public enum Console {
     /// The width of the progress that stands in the terminal's last line, to be erased before anything else is written.
     private static let progressWidth = Mutex(0)
 
+    /// Why standard output took no more, or 0.
+    private static let outputProblem = Mutex(Int32(0))
+
     /// One object on one line of standard output, at once.
-    public static func json(_ value: JSONValue) { write(value.compact + "\n", to: STDOUT_FILENO) }
+    public static func json(_ value: JSONValue) { text(value.compact + "\n") }
 
     /// A line of standard output.
-    public static func line(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
+    public static func line(_ text: String) { Self.text(text + "\n") }
+
+    /// A part of standard output, at once.
+    public static func text(_ text: String) {
+        progressWidth.withLock { width in
+            let clear = erase(&width)
+            if !clear.isEmpty { write(clear, to: STDERR_FILENO) }
+            write(text, to: STDOUT_FILENO)
+        }
+    }
+
+    /// What was lost of standard output, if it leads to a full disk or the like; a reader that went away is no loss.
+    static var lostOutput: Failure? {
+        let code = outputProblem.withLock { $0 }
+        guard code != 0, code != EPIPE else { return nil }
+        return Failure(
+            .ioError,
+            "standard output cannot be written: \(String(cString: strerror(code))); free some space, or send it elsewhere")
+    }
 
     /// A line of standard error.
     public static func error(_ text: String) {
@@ -41,12 +62,12 @@ public enum Console {
     }
 
     private static func write(_ text: String, to descriptor: Int32) {
-        var bytes = Array(text.utf8)
+        var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
-            let count = Glibc.write(descriptor, bytes, bytes.count)
+            let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
             if count < 0 {
                 if errno == EINTR { continue }
-                // There is nobody left to tell.
+                if descriptor == STDOUT_FILENO { outputProblem.withLock { $0 = errno } }
                 return
             }
             bytes.removeFirst(count)

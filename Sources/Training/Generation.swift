@@ -70,7 +70,7 @@ public enum Generation {
     /// - Parameters:
     ///   - endTokens: any of them ends the text
     ///   - onToken: called with each new token; false ends the text there
-    /// - Throws: `Failure` if the prompt is empty or does not fit the model's positions.
+    /// - Throws: `Failure` if the prompt is empty or does not fit the model's positions, or a logit is not finite.
     public static func generate(
         model: AdaptedModel, prompt: [Int32], maximumTokens: Int, endTokens: [Int], sampling: Sampling = .greedy,
         generator: SeededGenerator, onToken: (Int32) -> Bool = { _ in true }
@@ -89,6 +89,10 @@ public enum Generation {
         let decoder = model.makeDecoder()
         var logits = try decoder.prefill(prompt)
         while true {
+            if let bad = logits.first(where: { !$0.isFinite }) {
+                throw Failure(
+                    .badData, "the model's logits hold \(bad): the adapter or the base holds values that are out of range")
+            }
             let token = sampling.draw(logits, &generator)
             if endTokens.contains(Int(token)) { return (tokens, .endToken) }
             tokens.append(token)

@@ -28,6 +28,8 @@ public struct ModelText: Sendable {
         let configured = checkpoint.configuration.endTokens
         endToken = try configuration.endToken(tokenizer: tokenizer, configured: configured)
         endTokens = configured + (configured.contains(Int(endToken)) ? [] : [Int(endToken)])
+        // A name that does not exist is an error even if no record needs a template.
+        if let chatTemplate { _ = try ChatTemplate.named(chatTemplate) }
         templateName = chatTemplate
         vocabularySize = checkpoint.configuration.vocabularySize
     }

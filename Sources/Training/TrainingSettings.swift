@@ -34,6 +34,13 @@ public struct TrainingSettings: Sendable, Equatable {
             guard condition else { throw Failure(.usage, message()) }
         }
         try require(steps >= 1, "steps is \(steps): training takes at least 1 step")
+        for (name, value, limit) in [
+            ("steps", steps, FederationPlan.largestCount * FederationPlan.largestCount),
+            ("batch-size", batchSize, FederationPlan.largestBatch),
+            ("gradient-accumulation", gradientAccumulation, FederationPlan.largestBatch),
+        ] {
+            try require(value <= limit, "\(name) is \(value): at most \(limit) is possible")
+        }
         try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
         try require(
             gradientAccumulation >= 1, "gradient-accumulation is \(gradientAccumulation): a step sums at least 1 batch")

@@ -82,6 +82,7 @@ import Testing
             (["--ranks", "4", "--target-modules", "q_proj,lm_head"], "target module lm_head"),
             (["--ranks", "4", "--quorum", "3", "--clients-per-round", "2", "--min-clients", "2"], "quorum 3 is above"),
             (["--ranks", "4", "--listen", "http://here:1"], "scheme http is unknown"),
+            (["--ranks", "4", "--sequence-length", "129"], "the model has 128 positions"),
         ] {
             let finished = try start("model: \(folder.file("model"))\n", flags)
             #expect(finished.status == ExitStatus.usage.rawValue, "\(flags): \(finished.errors)")
@@ -105,6 +106,23 @@ import Testing
         // Every property of the options has a row in the table.
         let properties = Mirror(reflecting: PlanOptions()).children.compactMap(\.label)
         #expect(properties.count == PlanOptions.keys.count)
+    }
+
+    @Test func theSampleStartsARun() throws {
+        try TinyBase.write(to: folder.file("model"))
+        let process = try ProgramProcess(
+            "tributary-coordinator",
+            [
+                "start", "--config", Golden.repository + "/deploy/federation.yaml", "--model", folder.file("model"), "--listen",
+                "tcp://127.0.0.1:0", "--state", folder.file("state/run.sqlite"), "--output", folder.file("output"),
+                "--sequence-length",
+                "128", "--json",
+            ], in: folder, name: "coordinator")
+        let listening = try process.event("listening")
+        #expect(listening["rounds"]?.int == 20 && listening["strategy"]?.text == "fedit")
+        try process.event("waiting") { $0["reason"]?.text == "clients: 0 of 3 have joined" }
+        let plan = try JSONValue(parsing: Data(contentsOf: URL(filePath: folder.file("output/run.json"))))["plan"]
+        #expect(plan?["quorum"]?.int == 2 && plan?["sequenceLength"]?.int == 128)
     }
 
     @Test func theNearestNameIsTheOneThatWasMeant() {

@@ -7,9 +7,10 @@ import TestSupport
 import Testing
 
 /// A strategy's flags: every part of the plan that changes bits is away from its default.
-private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [String] {
+private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [String] = []) -> [String] {
     [
-        "--strategy", strategy, "--ranks", ranks, "--rounds", "3", "--local-steps", "2", "--batch-size", "2", "--sequence-length",
+        "--strategy", strategy, "--ranks", ranks, "--rounds", "\(rounds)", "--local-steps", "2", "--batch-size", "2",
+        "--sequence-length",
         "24",
         "--learning-rate", "0.003", "--schedule", "cosine", "--seed", "7",
     ] + more
@@ -54,7 +55,7 @@ private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [
 
     @Test(arguments: [0, 2, 3]) func aKilledCoordinatorGoesOnWithTheSameBits(index: Int) throws {
         let (name, ranks, maximumRanks, more) = Self.strategies[index]
-        let federation = try Federation(plan(name, ranks: ranks, more), maximumRanks: maximumRanks)
+        let federation = try Federation(plan(name, ranks: ranks, rounds: 6, more), maximumRanks: maximumRanks)
         let simulated = try federation.simulate()
         let first = try federation.startCoordinator()
         let clients = try (0..<3).map { try federation.join($0) }
@@ -79,7 +80,7 @@ private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [
     }
 
     @Test func aKilledClientRejoinsAndTheBitsAreTheSame() throws {
-        let federation = try Federation(plan("fedit", ranks: "4"))
+        let federation = try Federation(plan("fedit", ranks: "4", rounds: 6))
         let simulated = try federation.simulate()
         let coordinator = try federation.startCoordinator()
         var clients = try (0..<3).map { try federation.join($0) }
@@ -91,7 +92,7 @@ private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [
     }
 
     @Test func aRoundClosesAtItsDeadlineWithoutAKilledClient() throws {
-        let federation = try Federation(plan("fedit", ranks: "4", ["--quorum", "2", "--deadline", "3"]))
+        let federation = try Federation(plan("fedit", ranks: "4", rounds: 6, ["--quorum", "2", "--deadline", "3"]))
         try federation.partition()
         let coordinator = try federation.startCoordinator()
         let clients = try (0..<3).map { try federation.join($0) }
@@ -104,7 +105,7 @@ private func plan(_ strategy: String, ranks: String, _ more: [String] = []) -> [
     }
 
     @Test func interruptsSayWhatWasKeptAndTheSameCommandGoesOn() throws {
-        let federation = try Federation(plan("fedit", ranks: "4"))
+        let federation = try Federation(plan("fedit", ranks: "4", rounds: 6))
         let simulated = try federation.simulate()
         let first = try federation.startCoordinator()
         var clients = try (0..<3).map { try federation.join($0) }

@@ -99,7 +99,7 @@ enum TidyRules {
         }
         rule(["TODO", "FIXME"], #/\b(?:TODO|FIXME)\b/#, "unfinished: an issue holds what is left to do")
         rule(
-            ["/work/", "/wt/", "/home/", "/Users/", "/root/"], #/(?:^|[^\w.\/~-])\/(?:work|wt|home|Users|root)\/\w/#,
+            ["/home/", "/Users/", "/root/"], #/(?:^|[^\w.\/~-])\/(?:home|Users|root)\/\w/#,
             "a path of one machine")
         return found
     }

@@ -72,7 +72,7 @@ struct DemoCommand: ParsableCommand {
         plan.minimumClients = parts.count
         plan.baseDigest = try base.checkpoint.baseDigest(cache: nil)
         plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
-        try plan.validate(maps: maps)
+        try plan.validate(for: base.checkpoint)
 
         let parameters = base.checkpoint.parameterCount
         Console.line(

@@ -7,6 +7,7 @@ import Datasets
 import LinearAlgebra
 import Model
 import Primitives
+import Programs
 import Training
 
 struct BenchCommand: ParsableCommand {
@@ -26,11 +27,12 @@ struct BenchTrainCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         var settings = TrainingSettings()
         settings.batchSize = batchSize
         settings.learningRate = 1e-4
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
+        try require(steps <= 10_000, "steps is \(steps): at most 10000 are measured")
         let (checkpoint, language) = try base.load()
         let configuration = checkpoint.configuration
         try require(
@@ -57,7 +59,7 @@ struct BenchTrainCommand: ParsableCommand {
             times.append((clock.now - last) / .seconds(1))
             line.show(done: progress.done, of: progress.count, "step \(progress.done) of \(progress.count)")
             last = clock.now
-            return !Interrupt.isRequested
+            return !Interrupts.isInterrupted
         }
         line.finish()
         guard outcome.steps == steps + 1 else { throw Failure(.interrupted, "the measurement was stopped; nothing was kept") }
@@ -75,7 +77,7 @@ struct BenchTrainCommand: ParsableCommand {
             ("loss", real(outcome.losses.last ?? 0)),
         ]) {
             """
-            \(fixed(Double(batchSize * sequenceLength) / seconds, 1)) tokens/s, \(fixed(seconds, 3)) s per step (median of \(steps)), \(fixed(100 * share, 1)) % of the GEMM peak of \(fixed(peak / 1e9, 0)) GFLOP/s, \(fixed(peakMemory, 2)) GiB at most
+            \(Readable.decimal(Double(batchSize * sequenceLength) / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
             weights \(language.weightFormat), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
 
             """

@@ -5,6 +5,7 @@ import Checkpoints
 import Datasets
 import Model
 import Primitives
+import Programs
 import Training
 
 struct EvaluateCommand: ParsableCommand {
@@ -25,7 +26,7 @@ struct EvaluateCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         try require((exactMatch ?? 1) >= 1, "exact-match is \(exactMatch ?? 0): it is a number of new tokens, at least 1")
         try require((limit ?? 1) >= 1, "limit is \(limit ?? 0): it is at least 1")
         let (checkpoint, language) = try base.load()
@@ -33,21 +34,26 @@ struct EvaluateCommand: ParsableCommand {
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         let encoded = try text.examples(path: data, sequenceLength: positions)
-        writeError(dataNotes(cut: encoded.cutCount, dropped: encoded.droppedCount, sequenceLength: positions))
+        if let notes = dataNotes(encoded, sequenceLength: positions) { Console.error(notes) }
         let examples = Array(encoded.examples.prefix(limit ?? .max))
         var line = ProgressLine()
+        var writing: ProgressLine?
         let outcome = try Evaluation.evaluate(
             model: model, examples: examples,
             exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
             tokenizer: text.tokenizer, endTokens: text.endTokens
         ) { done, count in
-            let isWriting = done > examples.count
-            line.show(
-                done: done, of: count,
-                isWriting
-                    ? "writing completion \(done - examples.count) of \(examples.count)"
-                    : "evaluated \(done) of \(examples.count) examples")
-            return !Interrupt.isRequested
+            if done <= examples.count {
+                line.show(done: done, of: count, unit: "examples", "evaluated \(done) of \(examples.count) examples")
+            } else {
+                // Writing takes far longer than reading: it has a rate of its own.
+                if writing == nil { writing = ProgressLine() }
+                let written = done - examples.count
+                writing?.show(
+                    done: written, of: examples.count, unit: "examples",
+                    "writing completion \(written) of \(examples.count)")
+            }
+            return !Interrupts.isInterrupted
         }
         line.finish()
         result.write([
@@ -57,11 +63,11 @@ struct EvaluateCommand: ParsableCommand {
             ("cut", .integer(encoded.cutCount)), ("dropped", .integer(encoded.droppedCount)), ("seconds", real(line.seconds)),
         ]) {
             """
-            loss           \(fixed(outcome.loss, 5)) nats per target token
-            perplexity     \(fixed(outcome.perplexity, 3))
+            loss           \(Readable.decimal(outcome.loss, 5)) nats per target token
+            perplexity     \(Readable.decimal(outcome.perplexity, 3))
             target tokens  \(outcome.targetTokens)
             examples       \(outcome.examples)
-            exact match    \(outcome.exactMatches.map { "\($0) of \(outcome.examples), \(fixed(100 * (outcome.exactMatch ?? 0), 1)) %" } ?? "not measured (--exact-match N)")
+            exact match    \(outcome.exactMatches.map { "\($0) of \(outcome.examples), \(Readable.decimal(100 * (outcome.exactMatch ?? 0), 1)) %" } ?? "not measured (--exact-match N)")
 
             """
         }

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Model
 import Primitives
+import Programs
 import Tokenizers
 import Training
 
@@ -22,7 +23,7 @@ struct GenerateCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         let sampling = Sampling(temperature: temperature, topP: topP)
         try sampling.validate()
         try require(maxTokens >= 1, "max-tokens is \(maxTokens): it is at least 1")
@@ -37,11 +38,11 @@ struct GenerateCommand: ParsableCommand {
             model: model, prompt: try text.prompt(prompt, asMessage: chat || chatTemplate != nil), maximumTokens: maxTokens,
             endTokens: text.endTokens, sampling: sampling, generator: SeededGenerator(seed: seed, purpose: "generate")
         ) { token in
-            if isStreaming { writeOutput(shown.append(token)) }
-            return !Interrupt.isRequested
+            if isStreaming { Console.text(shown.append(token)) }
+            return !Interrupts.isInterrupted
         }
         let seconds = (clock.now - began) / .seconds(1)
-        if isStreaming { writeOutput(shown.finish() + "\n") }
+        if isStreaming { Console.text(shown.finish() + "\n") }
         if end == .stopped { throw Failure(.interrupted, "stopped after \(tokens.count) tokens") }
         guard result.json else { return }
         let reason =

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Checkpoints
 import Primitives
+import Programs
 import Tokenizers
 import Training
 
@@ -65,11 +66,11 @@ struct InspectCommand: ParsableCommand {
                 architecture  \(configuration.architecture.rawValue), \(configuration.layerCount) layers, hidden \(configuration.hiddenSize), intermediate \(configuration.intermediateSize)
                 attention     \(configuration.headCount) heads over \(configuration.keyValueHeadCount) key-value heads of \(configuration.headSize), \(configuration.maximumPositions) positions
                 parameters    \(checkpoint.parameterCount), of which \(mapParameters) in the blocks' linear maps; head \(configuration.tieWordEmbeddings ? "tied" : "untied")
-                stored        \(form), \(stored) tensors, \(byteText(bytes)) in \(checkpoint.weightFiles.count) file\(checkpoint.weightFiles.count == 1 ? "" : "s")
+                stored        \(form), \(stored) tensors, \(Readable.bytes(bytes)) in \(checkpoint.weightFiles.count) file\(checkpoint.weightFiles.count == 1 ? "" : "s")
                 linear maps   \(modules.map { "\($0.name) \($0.outputs)x\($0.inputs)" }.joined(separator: ", "))
                 tokenizer     \(tokenizerText)
                 base digest   \(digest)
-                weights held  \(byteText(4 * mapParameters)) with --quantize none, \(byteText(mapParameters * 17 / 16)) int8, \(byteText(Int(nf4))) nf4; embedding and norms \(byteText(bytes * dense / max(1, checkpoint.parameterCount))) or less
+                weights held  \(Readable.bytes(4 * mapParameters)) with --quantize none, \(Readable.bytes(mapParameters * 17 / 16)) int8, \(Readable.bytes(Int(nf4))) nf4; embedding and norms \(Readable.bytes(bytes * dense / max(1, checkpoint.parameterCount))) or less
 
                 """
         }

@@ -4,6 +4,7 @@ import Adapters
 import ArgumentParser
 import Checkpoints
 import Primitives
+import Programs
 import Training
 
 struct MergeCommand: ParsableCommand {
@@ -16,13 +17,13 @@ struct MergeCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         let checkpoint = try CheckpointFolder(path: model)
         let seconds = try writeModel(to: output) { progress throws(Failure) in
             try ModelFolderWriting.merge(
                 checkpoint: checkpoint, adapter: try PEFTAdapter(folder: adapter), output: output, progress: progress)
         }
-        result.write([("output", .string(output)), ("seconds", real(seconds))]) { "\(output): merged in \(duration(seconds))\n" }
+        result.write([("output", .string(output)), ("seconds", real(seconds))]) { "\(output): merged in \(Readable.duration(seconds: seconds))\n" }
     }
 }
 
@@ -38,7 +39,7 @@ struct QuantizeCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         try require(format == "nf4", "--format is \(format): possible is nf4")
         let checkpoint = try CheckpointFolder(path: folder)
         let seconds = try writeModel(to: output) { progress throws(Failure) in
@@ -53,7 +54,7 @@ struct QuantizeCommand: ParsableCommand {
         result.write([
             ("output", .string(output)), ("bytes_before", .integer(before)), ("bytes", .integer(after)),
             ("seconds", real(seconds)),
-        ]) { "\(output): \(byteText(before)) -> \(byteText(after)) in \(duration(seconds))\n" }
+        ]) { "\(output): \(Readable.bytes(before)) -> \(Readable.bytes(after)) in \(Readable.duration(seconds: seconds))\n" }
     }
 }
 
@@ -65,8 +66,8 @@ private func writeModel(
     try body { progress in
         line.show(
             done: progress.bytesDone, of: progress.byteCount,
-            "writing \(output): \(byteText(progress.bytesDone)) of \(byteText(progress.byteCount))")
-        return !Interrupt.isRequested
+            "writing \(output): \(Readable.bytes(progress.bytesDone)) of \(Readable.bytes(progress.byteCount))")
+        return !Interrupts.isInterrupted
     }
     line.finish()
     return line.seconds

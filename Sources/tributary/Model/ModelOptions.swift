@@ -6,6 +6,7 @@ import Checkpoints
 import FoundationEssentials
 import Model
 import Primitives
+import Programs
 import Quantization
 import Training
 
@@ -35,7 +36,7 @@ struct OutputOptions: ParsableArguments {
     var json = false
 
     func write(_ members: [(String, JSONValue)], text: () -> String) {
-        writeOutput(json ? JSONValue.object(members.map { .init($0.0, $0.1) }).compact + "\n" : text())
+        Console.text(json ? JSONValue.object(members.map { .init($0.0, $0.1) }).compact + "\n" : text())
     }
 }
 
@@ -68,10 +69,3 @@ func adapterWeights(_ folder: String?, _ model: LanguageModel) throws(Failure) -
     return try PEFTAdapter(folder: folder).weights(maps: model.linearMaps)
 }
 
-/// What was cut and dropped while a data set was read, for standard error; empty if nothing.
-func dataNotes(cut: Int, dropped: Int, sequenceLength: Int) -> String {
-    var notes: [String] = []
-    if cut > 0 { notes.append("\(cut) examples were cut to \(sequenceLength) tokens") }
-    if dropped > 0 { notes.append("\(dropped) were left out because no target remained") }
-    return notes.isEmpty ? "" : notes.joined(separator: "; ") + "\n"
-}

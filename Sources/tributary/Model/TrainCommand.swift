@@ -4,9 +4,11 @@ import Adapters
 import ArgumentParser
 import Checkpoints
 import Datasets
+import LinearAlgebra
 import Model
 import Plan
 import Primitives
+import Programs
 import Training
 
 struct TrainCommand: ParsableCommand {
@@ -42,7 +44,7 @@ struct TrainCommand: ParsableCommand {
     @OptionGroup var result: OutputOptions
 
     func run() throws {
-        Interrupt.watch()
+        try Interrupts.watch {}
         var settings = TrainingSettings()
         settings.batchSize = batchSize
         settings.gradientAccumulation = gradientAccumulation
@@ -73,7 +75,7 @@ struct TrainCommand: ParsableCommand {
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
         let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
-        writeError(dataNotes(cut: encoded.cutCount, dropped: encoded.droppedCount, sequenceLength: sequenceLength))
+        if let notes = dataNotes(encoded, sequenceLength: sequenceLength) { Console.error(notes) }
 
         let (_, language) = try base.load()
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
@@ -85,8 +87,8 @@ struct TrainCommand: ParsableCommand {
             try model.load(weights)
         }
         let count = weights.trained.values.count
-        writeError(
-            "training \(count) values on \(encoded.examples.count) examples for \(steps) steps of \(batchSize * gradientAccumulation)\n"
+        Console.error(
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
@@ -95,9 +97,9 @@ struct TrainCommand: ParsableCommand {
         ) { progress in
             line.show(
                 done: progress.done, of: progress.count,
-                "step \(progress.done) of \(progress.count), loss \(fixed(progress.loss, 4)), \(fixed(progress.tokensPerSecond, 0)) tokens/s"
+                "step \(progress.done) of \(progress.count), loss \(Readable.decimal(progress.loss, 4)), \(Readable.decimal(progress.tokensPerSecond, 0)) tokens/s"
             )
-            return !Interrupt.isRequested
+            return !Interrupts.isInterrupted
         }
         line.finish()
         try PEFTAdapter(entries: exportedFactors(weights: outcome.weights), baseModel: absolutePath(checkpoint.path))
@@ -118,7 +120,7 @@ struct TrainCommand: ParsableCommand {
             ("tokens_per_second", real(Double(outcome.tokens) / max(seconds, 1e-9))), ("peak_gib", real(peakGiB())),
         ]) {
             """
-            \(output): \(steps) steps in \(duration(seconds)), loss \(fixed(outcome.losses.first ?? 0, 4)) -> \(fixed(outcome.losses.last ?? 0, 4)), \(fixed(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
+            \(output): \(steps) steps in \(Readable.duration(seconds: seconds)), loss \(Readable.decimal(outcome.losses.first ?? 0, 4)) -> \(Readable.decimal(outcome.losses.last ?? 0, 4)), \(Readable.decimal(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
             check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)
 
             """
@@ -132,7 +134,7 @@ struct TrainCommand: ParsableCommand {
         var line = ProgressLine()
         let report = { (done: Int, count: Int) -> Bool in
             line.show(done: done, of: count, "starting lora-sb: \(done) of \(count) linear maps")
-            return !Interrupt.isRequested
+            return !Interrupts.isInterrupted
         }
         let draws = SeededGenerator(seed: seed, purpose: "start")
         let made: (state: AdapterState, approximations: [LoRASBStart.Approximation])
@@ -147,7 +149,7 @@ struct TrainCommand: ParsableCommand {
                 specification: specification, model: model.model, generator: draws, progress: report)
         }
         line.finish()
-        writeError(LoRASBStart.summary(made.approximations) + "\n")
+        Console.error(LoRASBStart.summary(made.approximations))
         return LoRASBStart.weights(made.state, specification: specification)
     }
 }

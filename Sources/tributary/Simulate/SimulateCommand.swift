@@ -40,20 +40,25 @@ struct SimulateCommand: ParsableCommand {
 
     func run() throws {
         try Interrupts.watch {}
+        for (flag, isGiven) in [("--quorum", options.quorum != nil), ("--deadline", options.deadline != nil)] where isGiven {
+            throw Failure(
+                .usage,
+                "\(flag) means nothing in a simulation, whose clients never fail and whose clock stands still: leave it out, or run processes with `tributary coordinator start`"
+            )
+        }
         let partition = try Partition(parsing: partition)
         let base = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
         let maps = base.checkpoint.configuration.linearMaps
         var plan = FederationPlan()
         options.apply(to: &plan)
-        if clients == nil, case .by = partition {
-        } else {
-            guard clients != nil else {
-                throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
-            }
+        try options.refuseUnused(by: plan.strategy)
+        if case .by = partition {
+        } else if clients == nil {
+            throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
         }
         let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count
-        try plan.validate(maps: maps)
+        try plan.validate(for: base.checkpoint)
         plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
         plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
         let initial = try options.initAdapter.map { folder throws(Failure) in
@@ -61,12 +66,15 @@ struct SimulateCommand: ParsableCommand {
         }
         let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path) }
         if let folder = writePartitions { try write(parts, to: folder, plan: plan) }
-        if !json { Console.line(RoundTable.header()) }
+        var hasHeader = false
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
             dataDigest: Self.digest(parts, evaluation), isQuiet: json
         ) { record, stored in
-            if json { Console.json(RunFolder.line(record, stored)) } else { Console.line(RoundTable.row(record, stored)) }
+            if json { return Console.json(RunFolder.line(record, stored)) }
+            if !hasHeader { Console.line(RoundTable.header()) }
+            hasHeader = true
+            Console.line(RoundTable.row(record, stored))
         }
         let stored = try run.run()
         let last = EvaluationSummary(stored.evaluations.filter { $0.round == plan.rounds })

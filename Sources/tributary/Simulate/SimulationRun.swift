@@ -39,7 +39,11 @@ struct SimulationRun {
     ///
     /// - Returns: what is stored at the end
     func run() throws -> StoredFederation {
-        try output.create()
+        // What is wrong with the data is found before anything is written.
+        let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
+        base.loadingProgress = progress.loading
+        let work = try makeWork(progress)
+        try Folder.create(output.path, for: "--output")
         try checkData()
         let lock = try FileLock(
             path: output.path + "/lock", taken: "another simulation writes to \(output.path): stop it, or choose another --output"
@@ -49,20 +53,13 @@ struct SimulationRun {
         let maps = base.checkpoint.configuration.linearMaps
         let clock = ContinuousClock()
         let began = clock.now
-        let progress = SimulationProgress(plan: plan, isQuiet: isQuiet)
         let federation = try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
             kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
-        ) { name, index in
-            try EngineWork(
-                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
-            ) { step in
-                progress.show(step)
-                return !Interrupts.isInterrupted
-            }
-        }
+        ) { _, index in work[index] }
         let done = federation.service.federation.records.count
+        progress.begin(round: done + 1)
         if done > 0, !isQuiet {
             Console.error("going on after round \(done) of \(plan.rounds), from \(output.path)/state.sqlite")
         }
@@ -77,9 +74,11 @@ struct SimulationRun {
             progress.clear()
             if error.status == .interrupted {
                 let rounds = federation.service.federation.records.count
+                let contributions = federation.service.federation.contributions.count
+                func counted(_ count: Int, _ name: String) -> String { "\(count) \(name)\(count == 1 ? "" : "s")" }
                 throw Failure(
                     .interrupted,
-                    "stopped in round \(rounds + 1) of \(plan.rounds); \(rounds) rounds and \(federation.service.federation.contributions.count) contributions are kept in \(output.path): the same command goes on from there"
+                    "stopped in round \(rounds + 1) of \(plan.rounds); \(counted(rounds, "round")) and \(counted(contributions, "contribution")) are kept in \(output.path): the same command goes on from there"
                 )
             }
             throw error
@@ -92,6 +91,28 @@ struct SimulationRun {
         try output.writeAdapter(
             federation.service.weights(afterRound: nil), maps: maps, base: absolutePath(base.checkpoint.path))
         return stored
+    }
+
+    /// Each client's engine, its data tokenized; says what the sequence length costs.
+    private func makeWork(_ progress: SimulationProgress) throws(Failure) -> [EngineWork] {
+        var lost = (cut: 0, dropped: 0)
+        var all: [EngineWork] = []
+        for (index, name) in names.enumerated() {
+            let work = try EngineWork(
+                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
+            ) { step in
+                progress.show(step)
+                return !Interrupts.isInterrupted
+            }
+            try work.prepare(for: plan, rank: 0)
+            lost.cut += work.cutAndDropped.cut
+            lost.dropped += work.cutAndDropped.dropped
+            all.append(work)
+        }
+        if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
+            Console.error(notes)
+        }
+        return all
     }
 
     /// A state belongs to its data.
@@ -145,32 +166,52 @@ private final class RoundReporter {
     }
 }
 
-/// The line that says what is being done: rewritten on a terminal, absent in a file, where rounds are lines enough.
+/// What is being done: on a terminal a line that is rewritten, in a file a line every ten seconds, as rounds are lines too.
 private final class SimulationProgress {
     private let plan: FederationPlan
-    private let isShown: Bool
-    private var shown = ContinuousClock.now - .seconds(1)
+    private let isQuiet: Bool
+    private var line = ProgressLine(every: .seconds(10))
 
     init(plan: FederationPlan, isQuiet: Bool) {
         self.plan = plan
-        isShown = Console.isTerminal && !isQuiet
+        self.isQuiet = isQuiet
     }
 
     func show(_ progress: EngineProgress) {
-        guard isShown, ContinuousClock.now - shown > .milliseconds(200) else { return }
-        shown = ContinuousClock.now
+        guard !isQuiet else { return }
+        line.show(text(progress))
+    }
+
+    func loading(_ done: Int, _ count: Int) {
+        guard !isQuiet else { return }
+        line.show("loading the model: \(done) of \(count) linear maps")
+    }
+
+    private func text(_ progress: EngineProgress) -> String {
         switch progress {
         case .training(let client, let round, let step):
             let speed = Readable.decimal(step.tokensPerSecond, 0)
-            Console.progress(
-                "round \(round)/\(plan.rounds)  \(client)  step \(step.done)/\(step.count)  loss \(Readable.decimal(step.loss, 3))  \(speed) tokens/s"
-            )
-        case .evaluating(_, let done, let count): Console.progress("evaluating \(done)/\(count)")
-        case .starting(let done, let count): Console.progress("computing the start \(done)/\(count)")
+            let loss = Readable.decimal(step.loss, 3)
+            return
+                "round \(round) of \(plan.rounds), \(client): step \(step.done) of \(step.count), loss \(loss), \(speed) tokens/s\(timeLeft(round))"
+        case .evaluating(_, let done, let count): return "evaluating: \(done) of \(count)"
+        case .starting(let done, let count): return "computing the start: \(done) of \(count) linear maps"
         }
     }
 
-    func clear() { if isShown { Console.progress("") } }
+    /// Rounds take about equally long: those that this process has finished say how long.
+    private func timeLeft(_ round: Int) -> String {
+        guard let first, round > first else { return "" }
+        let perRound = line.seconds / Double(round - first)
+        return ", about \(Readable.duration(seconds: perRound * Double(plan.rounds - round + 1))) left"
+    }
+
+    private var first: Int?
+
+    /// The round that this process begins with.
+    func begin(round: Int) { first = round }
+
+    func clear() { line.finish() }
 }
 
 /// A table of rounds for people.
