@@ -5,7 +5,6 @@ import Checkpoints
 import Primitives
 
 extension FederationPlan {
-<<<<<<< HEAD
     /// Checks the plan against a checkpoint: everything that `validate(maps:)` checks, and what depends on how the model is
     /// stored.
     ///
@@ -26,12 +25,11 @@ extension FederationPlan {
             )
         }
     }
-=======
+
     /// Rounds, and steps of a round: their product still counts steps.
     public static let largestCount = 1_000_000
     /// Examples of a batch, and batches of a step.
     public static let largestBatch = 65_536
->>>>>>> h2
 
     /// Checks every value and combination against the model's linear maps.
     ///
