@@ -134,8 +134,8 @@ extension PEFTAdapter {
         return weights
     }
 
-    /// The adapter as FLoRA's global correction over `targets`: scales folded into B, one rank for all maps, zero for
-    /// maps that the adapter lacks.
+    /// The adapter as FLoRA's global correction over `targets`: scales folded into B, one rank for all maps or a map's
+    /// smaller side if that is below it, as `AdapterSpecification.stackLayout` has it, zero for maps that the adapter lacks.
     ///
     /// - Throws: `Failure` if the adapter belongs to another base or adapts what is not among the targets.
     public func stack(targets: [LinearMap], maps: [LinearMap]) throws(Failure) -> AdapterState {
@@ -154,7 +154,9 @@ extension PEFTAdapter {
                         map: map.name, a: [Float](repeating: 0, count: rank * map.inputs),
                         b: [Float](repeating: 0, count: map.outputs * rank), rank: rank, scale: 1, outputs: map.outputs,
                         inputs: map.inputs)
-                let padded = entry.padded(to: rank, foldingScale: true)
+                let fitting = withinMatrix(entry)
+                let rank = min(rank, map.outputs, map.inputs)
+                let padded = fitting.padded(to: rank, foldingScale: true)
                 return Entry(
                     map: map.name, a: padded.a, b: padded.b, rank: rank, scale: 1, outputs: map.outputs, inputs: map.inputs)
             })
@@ -177,6 +179,19 @@ private func stackState(_ factors: [ExportedFactor]) -> AdapterState {
             ]
         })
     return AdapterState(layout: layout, values: factors.flatMap { $0.a + $0.b })
+}
+
+/// The same product with a rank of at most the matrix's smaller side: an adapter file has one rank for all maps, and
+/// may fill up those of a smaller matrix.
+private func withinMatrix(_ factor: ExportedFactor) -> ExportedFactor {
+    let side = min(factor.outputs, factor.inputs)
+    guard factor.rank > side else { return factor }
+    let dense = product(factor.b, factor.a, rows: factor.outputs, inner: factor.rank, columns: factor.inputs)
+    let identity = (0..<side * side).map { Float($0 / side == $0 % side ? 1 : 0) }
+    let isTall = factor.outputs > factor.inputs
+    return ExportedFactor(
+        map: factor.map, a: isTall ? identity : dense, b: isTall ? dense : identity, rank: side, scale: factor.scale,
+        outputs: factor.outputs, inputs: factor.inputs)
 }
 
 /// One factor pair whose product is the sum of the pairs' scaled products.

@@ -24,7 +24,8 @@ import Training
             update.comparable && update.largestDifference <= 1e-5 * update.largestReference + rounding,
             "\(comment): \(update), rounding \(rounding)")
         #expect(
-            update.largestReference > 1000 * rounding, "\(comment): training moved next to nothing: \(update), rounding \(rounding)")
+            update.largestReference > 1000 * rounding,
+            "\(comment): training moved next to nothing: \(update), rounding \(rounding)")
     }
 
     /// K clients, one full-batch step each, and the same step on everything that they have.

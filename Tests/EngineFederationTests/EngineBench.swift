@@ -249,7 +249,9 @@ enum Matrices {
     }
 
     /// s B A of one map.
-    static func scaledProduct(_ state: AdapterState, _ map: LinearMap, a: AdapterRole = .loraA, b: AdapterRole = .loraB) -> [Double] {
+    static func scaledProduct(
+        _ state: AdapterState, _ map: LinearMap, a: AdapterRole = .loraA, b: AdapterRole = .loraB
+    ) -> [Double] {
         guard let a = values(state, map.name, a), let b = values(state, map.name, b) else { return [] }
         return product(b.values, a.values, rows: map.outputs, columns: map.inputs).map { b.scale * $0 }
     }

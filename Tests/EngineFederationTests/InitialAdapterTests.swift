@@ -1,7 +1,9 @@
 /// Runs that start from an exported adapter (`--init-adapter`): they go on from the loss that the first run ended with.
 
 import Adapters
+import Checkpoints
 import CoordinatorCore
+import Datasets
 import Plan
 import Primitives
 import TestSupport
@@ -50,6 +52,39 @@ import Testing
             #expect(log.trainings.allSatisfy { $0.given.trained == initial.trained && $0.given.frozen == initial.frozen })
         }
         if strategy == .ffaLoRA { #expect(final.frozen == initial.frozen) }
+    }
+
+    /// The correction's rank differs between maps once it passes the smaller side of one; the file knows one rank only.
+    @Test func aCorrectionOfMoreRanksThanAMatrixHasStartsAnotherRun() throws {
+        let bench = try EngineBench()
+        var plan = bench.plan(.flora, clients: 3, rounds: 1, steps: 2)
+        plan.targetModules = ["k_proj", "down_proj"]
+        let targets = try plan.targets(among: bench.maps)
+        let sides = targets.map { min($0.outputs, $0.inputs) }
+        let side = try #require(sides.min())
+        #expect(try #require(sides.max()) > side)
+        plan.ranks = [side / 2 + 1]
+        let store = MemoryFederationStore()
+        let weights = try bench.run(plan, store: store, evaluates: true)
+        let ranks = Set(try #require(weights.correction).layout.tensors.map(\.rank))
+        #expect(ranks.count == 2 && ranks.min() == side, "\(ranks)")
+        let first = try evaluations(store)
+        let folder = RunFolder(path: bench.folder.file("first"))
+        try folder.create()
+        try folder.writeAdapter(weights, maps: bench.maps, base: "base")
+
+        let examples = try bench.examples(try bench.records(5, of: "evaluation"))
+        let loaded = try PEFTAdapter(folder: folder.path + "/adapter").weights(maps: bench.maps)
+        let targetTokens = examples.reduce(0) { $0 + $1.targetCount }
+        let evaluated = try bench.loss(loaded, examples) / Double(targetTokens)
+        #expect(abs(evaluated - first[1]) <= 1e-6 * first[1], "seed \(bench.seed): \(evaluated), not \(first[1])")
+
+        let initial = try RunStart.weights(ofAdapter: folder.path + "/adapter", plan: &plan, maps: bench.maps)
+        let next = MemoryFederationStore()
+        _ = try bench.run(plan, store: next, initial: initial, evaluates: true)
+        let second = try evaluations(next)
+        #expect(
+            abs(second[0] - first[1]) <= 1e-6 * first[1], "seed \(bench.seed): ended with \(first[1]), began with \(second[0])")
     }
 
     @Test func fedSBRefusesToStartFromAnAdapter() throws {
