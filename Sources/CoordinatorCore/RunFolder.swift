@@ -16,7 +16,10 @@ public struct RunFolder: Sendable {
         do {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         } catch {
-            throw Failure(.cannotCreate, "the output folder \(path) cannot be created: check the permissions of the folder above it, or choose another --output")
+            throw Failure(
+                .cannotCreate,
+                "the output folder \(path) cannot be created: check the permissions of the folder above it, or choose another --output"
+            )
         }
     }
 
