@@ -171,6 +171,8 @@ private final class SimulationProgress {
     private let plan: FederationPlan
     private let isQuiet: Bool
     private var line = ProgressLine(every: .seconds(10))
+    /// Not the line's own time: a line must not be read while it is being shown.
+    private let began = ContinuousClock.now
 
     init(plan: FederationPlan, isQuiet: Bool) {
         self.plan = plan
@@ -202,7 +204,7 @@ private final class SimulationProgress {
     /// Rounds take about equally long: those that this process has finished say how long.
     private func timeLeft(_ round: Int) -> String {
         guard let first, round > first else { return "" }
-        let perRound = line.seconds / Double(round - first)
+        let perRound = (ContinuousClock.now - began) / .seconds(1) / Double(round - first)
         return ", about \(Readable.duration(seconds: perRound * Double(plan.rounds - round + 1))) left"
     }
 
