@@ -47,7 +47,8 @@ struct DemoCommand: ParsableCommand {
         try Interrupts.watch {}
         let clock = ContinuousClock()
         let began = clock.now
-        let folder = absolutePath(output)
+        // As it was called, so that what is printed can be typed.
+        let me = CommandLine.arguments[0]
         let modelFolder = output + "/base"
         try Folder.create(modelFolder, for: "--output")
         var index = 0
@@ -97,11 +98,10 @@ struct DemoCommand: ParsableCommand {
             Done in \(Readable.decimal((clock.now - began) / .seconds(1), 0)) s. The adapter is in \(output)/run/adapter, in PEFT's format.
 
             Next:
-              tributary model eval --model \(output)/base --adapter \(output)/run/adapter --data \(output)/eval.jsonl --exact-match \(plan.exactMatchTokens)
-              tributary model generate --model \(output)/base --adapter \(output)/run/adapter --prompt \(Self.quoted(sets.evaluation[0]))
-              tributary simulate --model \(output)/base --data \(output)/train.jsonl --partition by:kind --eval-data \(output)/eval.jsonl --strategy fed-sb --ranks 32 --learning-rate 5e-3 --rounds 6 --output \(output)/fed-sb
-              tributary coordinator start --help    and    tributary client join --help    to run it on several machines
-            The programs are in \(Self.programFolder); the run is in \(folder).
+              \(me) model eval --model \(output)/base --adapter \(output)/run/adapter --data \(output)/eval.jsonl --exact-match \(plan.exactMatchTokens)
+              \(me) model generate --model \(output)/base --adapter \(output)/run/adapter --prompt \(Self.quoted(sets.evaluation[0]))
+              \(me) simulate --model \(output)/base --data \(output)/train.jsonl --partition by:kind --eval-data \(output)/eval.jsonl --strategy fedit --ranks 8 --learning-rate 3e-3 --sequence-length 128 --output \(output)/fedit
+              make build, then \(me) coordinator start --help and \(me) client join --help: the same on several machines
             """)
     }
 
@@ -161,12 +161,5 @@ struct DemoCommand: ParsableCommand {
     private static func quoted(_ record: Record) -> String {
         guard case .some(let text) = try? record.value("prompt") else { return "\"Question:\"" }
         return "$'" + text.split(separator: "\n", omittingEmptySubsequences: false).joined(separator: "\\n") + "'"
-    }
-
-    private static var programFolder: String {
-        guard let path = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"),
-            let slash = path.lastIndex(of: "/")
-        else { return "the folder of this program" }
-        return String(path[..<slash])
     }
 }
