@@ -109,7 +109,8 @@ let package = Package(
 
         // Tests.
         .target(
-            name: "TestSupport", dependencies: ["Primitives", "Checkpoints"], path: "Tests/TestSupport", swiftSettings: strict),
+            name: "TestSupport", dependencies: ["Primitives", "Checkpoints", "CoordinatorCore"], path: "Tests/TestSupport",
+            swiftSettings: strict),
         tests(
             "FederationTests",
             [

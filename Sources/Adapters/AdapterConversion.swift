@@ -58,16 +58,6 @@ public func stackedFactors(_ correction: AdapterState) -> [ExportedFactor] {
     }
 }
 
-/// The sum of corrections as one: rows of stackA and columns of stackB one after another, for each map.
-///
-/// - Precondition: all have the same maps in the same order.
-public func concatenateStacks(_ states: [AdapterState]) -> AdapterState {
-    precondition(!states.isEmpty, "there is nothing to concatenate")
-    let all = states.map(stackedFactors)
-    precondition(all.allSatisfy { $0.map(\.map) == all[0].map(\.map) }, "corrections of different maps cannot be concatenated")
-    return stackState(all[0].indices.map { map in stacked(all.map { $0[map] }) })
-}
-
 extension PEFTAdapter {
     /// The factors as trainable LoRA weights, each with its own rank and scale: to evaluate, generate and merge.
     ///

@@ -202,11 +202,11 @@ public struct FederatedClient {
             case .failed(let failure): throw Refused.failure(failure)
             }
         }
-        // FLoRA sends the factors; the others send the difference from what they were given.
-        var update = result.state
-        if joined.plan.strategy != .flora {
-            for index in update.values.indices { update.values[index] -= given.trained.values[index] }
-        }
+        let update =
+            switch joined.plan.strategy.contribution {
+            case .factors: result.state
+            case .update: result.state.update(since: given.trained)
+            }
         let bytes = EncodedState.encode(update)
         let pending = PendingContribution(
             kind: .update, round: round, attempt: attempt, digest: Digest(of: bytes), exampleCount: work.exampleCount,

@@ -100,7 +100,8 @@ extension Federation {
     /// Client and weight of each contribution to the open round, ascending by name.
     public var weights: [(client: String, weight: Double)] {
         contributions.keys.sorted().map { name in
-            (name, plan.weighting == .uniform ? 1 : Double(max(1, contributions[name]?.exampleCount ?? 1)))
+            // A client that claims to have no examples must not make the round's total zero.
+            (name, plan.weighting.weight(examples: max(1, contributions[name]?.exampleCount ?? 1)))
         }
     }
 

@@ -221,19 +221,19 @@ import Testing
         }
     }
 
-    @Test func concatenatedStacksAddTheirProducts() {
+    @Test func concatenatedStacksAddTheirProducts() throws {
         var generator = generator("stacks")
         let states = [1, 3, 2].map { rank in
             let layout = AdapterSpecification.stackLayout(maps: maps, rank: rank)
             return AdapterState(layout: layout, values: random(layout.parameterCount, &generator))
         }
         let parts = states.map { products(stackedFactors($0)) }
-        for factor in stackedFactors(concatenateStacks(states)) {
+        for factor in stackedFactors(try #require(AdapterState.concatenated(stacks: states))) {
             #expect(factor.rank == 6)
             let expected = parts.dropFirst().reduce(parts[0][factor.map]!) { zip($0, $1[factor.map]!).map(+) }
             #expect(Closeness(product(factor), expected).isWithin(norm: 1e-6))
         }
-        #expect(concatenateStacks([states[1]]) == states[1])
+        #expect(AdapterState.concatenated(stacks: [states[1]]) == states[1])
     }
 
     @Test func aRunStartsFromAnAdapterWithTheSameProduct() throws {

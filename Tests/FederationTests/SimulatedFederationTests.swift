@@ -8,35 +8,6 @@ import Primitives
 import TestSupport
 import Testing
 
-/// A store that dies after a number of writes, as a killed process does: what was applied stays, nothing more comes.
-private final class DyingStore: FederationStore {
-    struct Killed: Error {}
-    private let inner: any FederationStore
-    private var writesLeft: Int
-
-    init(_ inner: any FederationStore, after writes: Int) {
-        self.inner = inner
-        writesLeft = writes
-    }
-
-    func apply(_ changes: [StoreChange]) throws(Failure) {
-        guard writesLeft > 0 else { throw Failure(.ioError, "killed") }
-        writesLeft -= 1
-        try inner.apply(changes)
-    }
-    func load() throws(Failure) -> StoredFederation? { try inner.load() }
-    func chunkIndices(client: String, digest: Digest) throws(Failure) -> [Int] {
-        try inner.chunkIndices(client: client, digest: digest)
-    }
-    func assembledChunks(client: String, digest: Digest) throws(Failure) -> [UInt8] {
-        try inner.assembledChunks(client: client, digest: digest)
-    }
-    func contributionBytes(round: Int, client: String) throws(Failure) -> [UInt8] {
-        try inner.contributionBytes(round: round, client: client)
-    }
-    func blobBytes(_ digest: Digest) throws(Failure) -> [UInt8]? { try inner.blobBytes(digest) }
-}
-
 @Suite struct SimulatedFederationTests {
     @Test(arguments: StrategyName.allCases)
     func everyRoundIsRecordedWithItsParticipantsAndEvaluations(strategy: StrategyName) throws {
