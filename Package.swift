@@ -54,18 +54,22 @@ let package = Package(
         library("Model", ["Primitives", "LinearAlgebra", "CKernels", "Quantization", "Adapters", "Checkpoints"]),
         library(
             "Training",
-            ["Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model", "Plan"]),
+            [
+                "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
+                "Plan", "Privacy",
+            ]),
 
         // The federation: what is decided, what travels, who combines it.
-        library("Plan", ["Primitives", "Checkpoints", "Adapters"]),
-        library("PlanOptions", ["Primitives", "Plan", argumentParser]),
-        library("UpdateCodec", ["Primitives", "Adapters"]),
+        library("Plan", ["Primitives", "Checkpoints", "Adapters", "UpdateCodec", "Privacy"]),
+        library("PlanOptions", ["Primitives", "Plan", "UpdateCodec", argumentParser]),
+        library("UpdateCodec", ["Primitives", "Adapters", "CKernels"]),
+        library("Privacy", ["Primitives", "CHash", "CKernels"]),
         library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
         library("Transport", ["Primitives", "Wire", "CNNG"]),
-        library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Aggregation", "Wire"]),
+        library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Privacy", "Aggregation", "Wire"]),
         library("CoordinatorStore", ["Primitives", "Adapters", "Plan", "CoordinatorCore", grdb]),
-        library("ClientCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Wire"]),
+        library("ClientCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Privacy", "Wire"]),
         library(
             "Simulation",
             ["Primitives", "Adapters", "Checkpoints", "Plan", "Wire", "CoordinatorCore", "CoordinatorStore", "ClientCore"]),
@@ -74,7 +78,7 @@ let package = Package(
             "ClientEngine",
             [
                 "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan", "ClientCore",
+                "Training", "Plan", "Privacy", "ClientCore",
             ]),
 
         // The demo's base model, as bytes inside the program.
@@ -87,22 +91,23 @@ let package = Package(
             dependencies: [
                 "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets",
                 "Model",
-                "Training", "Plan", "PlanOptions", "CoordinatorCore", "CoordinatorStore", "ClientCore", "ClientEngine",
-                "Simulation",
+                "Training", "Plan", "PlanOptions", "UpdateCodec", "Privacy", "CoordinatorCore", "CoordinatorStore", "ClientCore",
+                "ClientEngine", "Simulation",
                 "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
         .executableTarget(
             name: "tributary-coordinator",
             dependencies: [
-                "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Wire", "Transport", "CoordinatorCore",
+                "Primitives", "Checkpoints", "Adapters", "Plan", "PlanOptions", "Privacy", "Wire", "Transport", "CoordinatorCore",
                 "CoordinatorStore", "Programs", argumentParser, logging, yams,
             ],
             path: "coordinator", swiftSettings: strict),
         .executableTarget(
             name: "tributary-client",
             dependencies: [
-                "Primitives", "LinearAlgebra", "Checkpoints", "Adapters", "Datasets", "Training", "Plan", "Wire", "Transport",
+                "Primitives", "LinearAlgebra", "Checkpoints", "Adapters", "Datasets", "Training", "Plan", "Privacy", "Wire",
+                "Transport",
                 "ClientCore", "ClientEngine", "Programs", argumentParser, logging,
             ],
             path: "client", swiftSettings: strict),
@@ -117,6 +122,7 @@ let package = Package(
                 "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
                 "ClientCore", "Simulation",
             ]),
+        tests("PrivacyTests", ["Primitives", "Privacy"]),
         tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests(
