@@ -129,7 +129,7 @@ let package = Package(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
         tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
-        tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
+        tests("UpdateCodecTests", ["Primitives", "CKernels", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
             "AggregationTests",
             ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),

@@ -283,7 +283,7 @@ public struct FederatedClient {
     private func fetch(_ reference: BlobReference, _ joined: Joined) throws(Refused) -> [UInt8] {
         if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
         let byteCount = Int(clamping: reference.byteCount)
-        let limit = EncodedState.byteCount(
+        let limit = EncodedState.byteLimit(
             layout: largestLayout(joined, reference), codec: .float32)
         guard byteCount <= limit else {
             throw Refused.failure(

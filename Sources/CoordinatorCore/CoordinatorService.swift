@@ -134,7 +134,7 @@ public final class CoordinatorService {
             return Federation.refusal(.unknownSession, "join again")
         }
         let layout = try federation.layout(of: commit.kind, rank: member.rank)
-        let count = Chunking.count(ofByteCount: EncodedState.byteCount(layout: layout))
+        let count = Chunking.count(ofByteCount: EncodedState.byteLimit(layout: layout, codec: .float32))
         let present = try store.chunkIndices(client: name, digest: commit.digest)
         let missing = Set(0..<count).subtracting(present).sorted()
         guard missing.isEmpty else {

@@ -33,7 +33,7 @@ extension Federation {
         guard let member = members[name], let layout = try? layout(of: upload.kind, rank: member.rank) else {
             return Self.refusal(.badMessage, "client \(name) has no layout in this run")
         }
-        let expected = EncodedState.byteCount(layout: layout, codec: .float32)
+        let expected = EncodedState.byteLimit(layout: layout, codec: .float32)
         let chunks = Chunking.count(ofByteCount: expected)
         guard upload.totalBytes == UInt64(expected), Int(upload.count) == chunks,
             let range = Chunking.range(ofChunk: Int(upload.index), byteCount: expected)

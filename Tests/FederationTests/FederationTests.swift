@@ -253,8 +253,8 @@ private func status(_ reply: Reply) -> ContributionStatus? {
                 bytes = Request.uploadChunk(
                     UploadChunk(
                         session: session, kind: .update, round: word(&generator) % 3, digest: digest,
-                        index: 0, count: 1, totalBytes: UInt64(EncodedState.byteCount(layout: layout)),
-                        bytes: [UInt8](repeating: 1, count: EncodedState.byteCount(layout: layout)))
+                        index: 0, count: 1, totalBytes: UInt64(EncodedState.byteLimit(layout: layout, codec: .float32)),
+                        bytes: [UInt8](repeating: 1, count: EncodedState.byteLimit(layout: layout, codec: .float32)))
                 ).encoded()
             case 2:
                 bytes = Request.commit(
