@@ -156,3 +156,21 @@ let package = Package(
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )
+
+// `make fuzz` builds one more program, with libFuzzer, from the folder Fuzz, and with it only the libraries that it tests,
+// which are listed here: the rest of the package does not exist then.
+if Context.environment["TRIBUTARY_FUZZ"] != nil {
+    let fuzzer = Target.executableTarget(
+        name: "tributary-fuzz", dependencies: ["Primitives", "Adapters", "UpdateCodec"], path: "Fuzz", swiftSettings: strict)
+    var needed: [Target] = [fuzzer]
+    var index = 0
+    while index < needed.count {
+        for case .byNameItem(let name, _) in needed[index].dependencies where !needed.contains(where: { $0.name == name }) {
+            needed += package.targets.filter { $0.name == name }
+        }
+        index += 1
+    }
+    package.targets = needed
+    package.products = [.executable(name: "tributary-fuzz", targets: ["tributary-fuzz"])]
+    package.dependencies = []
+}

@@ -201,7 +201,8 @@ BODY int decode_body(const uint8_t *bits, long bytes, long kept, uint32_t parame
         // Shifted in two steps, because a shift by 64 is none.
         uint64_t wide = word >> 1 >> (63 - code.bits), narrow = wide >> 1;
         int is_short = narrow < code.cutoff;
-        uint64_t remainder = is_short ? narrow : wide - code.cutoff;
+        // By a mask, because which of the two cannot be guessed.
+        uint64_t mask = (uint64_t)0 - (uint64_t)is_short, remainder = (narrow & mask) | ((wide - code.cutoff) & ~mask);
         int length = code.bits - is_short;
         uint64_t position = next + quotient * parameter + remainder;
         if (position >= (uint64_t)count) return -1;

@@ -1,6 +1,7 @@
 /// The codec `f32`: every value as a little-endian IEEE 754 single, in layout order. Exact.
 
 import Adapters
+import CKernels
 import Primitives
 
 struct Float32Codec: PayloadCodec {
@@ -27,6 +28,7 @@ struct Float32Codec: PayloadCodec {
         _ payload: UnsafeRawBufferPointer, _ layout: AdapterLayout, into values: UnsafeMutableBufferPointer<Float>, path: Int32
     ) throws(DecodeError) {
         UnsafeMutableRawBufferPointer(values).copyMemory(from: payload)
+        guard let target = values.baseAddress, !tributary_largest_magnitude(path, target, values.count).isFinite else { return }
         if let index = values.firstIndex(where: { !$0.isFinite }) { throw .notFinite(index) }
     }
 }

@@ -1,4 +1,4 @@
-/// `tributary bench train`: how fast this machine trains an adapter on a model.
+/// `tributary bench` and `bench train`: how fast this machine trains an adapter on a model.
 
 import Adapters
 import ArgumentParser
@@ -12,7 +12,7 @@ import Training
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self])
+        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self, BenchCodecCommand.self])
 }
 
 struct BenchTrainCommand: ParsableCommand {
