@@ -105,4 +105,11 @@ void tributary_row_dots(int path, const float *a, long a_stride, const float *b,
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
 
+// ---- noise.c: normally distributed numbers -----------------------------------------------------------------------
+
+/// `count` values of the standard normal distribution from as many uniformly random words (Box and Muller 1958): values
+/// 2p and 2p + 1 come from words 2p and 2p + 1; an odd count takes its missing last word as 0. At most 8.6 in size, as a
+/// uniform number has 53 bits.
+void tributary_gaussian(int path, const uint64_t *words, double *out, long count);
+
 #endif
