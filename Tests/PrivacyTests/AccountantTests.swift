@@ -31,6 +31,25 @@ import Testing
         if getenv("TRIBUTARY_MEASURE") != nil { print("renyi: worst difference \(worst)") }
     }
 
+    @Test func lossDistributionsLieBetweenTheBoundsOfDPAccounting() throws {
+        var worst = (0.0, "")
+        var slowest = (Duration.zero, "")
+        for row in try Self.rows() {
+            guard let upper = row.pld, let lower = row.pld_lower else { continue }
+            var epsilon = 0.0
+            let time = ContinuousClock().measure {
+                epsilon = PrivacyAccountant.lossDistributionEpsilon(of: [row.charge], delta: row.delta)
+            }
+            #expect(epsilon >= lower, "\(row.name): \(epsilon), below \(lower)")
+            #expect(epsilon <= upper + max(0.02 * upper, 0.01), "\(row.name): \(epsilon), not \(upper)")
+            #expect(epsilon >= upper - max(0.02 * upper, 0.01), "\(row.name): \(epsilon), not \(upper)")
+            if epsilon / upper > worst.0 { worst = (epsilon / upper, row.name) }
+            if time > slowest.0 { slowest = (time, row.name) }
+            if getenv("TRIBUTARY_MEASURE") != nil { print("row \(row.name): \(epsilon) of \(lower) ... \(upper), \(time)") }
+        }
+        if getenv("TRIBUTARY_MEASURE") != nil { print("losses: worst ratio \(worst), slowest \(slowest)") }
+    }
+
     @Test func integerOrdersMeetTheOracles() {
         let oracles: [(q: Double, sigma: Double, steps: Int, epsilon: Double)] = [
             (0.01, 1, 1000, 2.107753), (256.0 / 60000, 1.3, 3510, 0.953757), (0.02, 2, 500, 1.015258), (1, 10, 50, 3.190352),
@@ -47,8 +66,12 @@ import Testing
 @Suite struct NoiseMultiplierTests {
     @Test(arguments: [(0.01, 1000, 3.0, 1e-6), (1, 1, 0.1, 1e-5), (0.001, 10000, 8, 1e-9), (0.2, 50, 50, 1e-5)])
     func theSmallestNoiseThatMeetsATargetIsFound(samplingRate: Double, steps: Int, epsilon: Double, delta: Double) throws {
-        let found = try PrivacyAccountant.noiseMultiplier(
-            samplingRate: samplingRate, steps: steps, epsilon: epsilon, delta: delta)
+        var found = 0.0
+        let time = try ContinuousClock().measure {
+            found = try PrivacyAccountant.noiseMultiplier(
+                samplingRate: samplingRate, steps: steps, epsilon: epsilon, delta: delta)
+        }
+        if getenv("TRIBUTARY_MEASURE") != nil { print("MEASURE noise multiplier \(found) after \(time)") }
         var charge = PrivacyCharge(samplingRate: samplingRate, noiseMultiplier: found, steps: steps)
         #expect(PrivacyAccountant.epsilon(of: [charge], delta: delta) <= epsilon)
         charge.noiseMultiplier *= 0.999
