@@ -67,6 +67,19 @@ struct FourierTransform {
         }
     }
 
+    /// Calls `body` with every index of the bit-reversed order, and that of the frequency which is its complex conjugate
+    /// in the transform of real values; of such a pair only once.
+    func forEachFrequency(_ body: (_ index: Int, _ conjugate: Int) -> Void) {
+        body(0, 0)
+        // Frequencies k and count - k have the same lowest bit set, and all bits above it flipped: reversed, they lie
+        // mirrored within the indices of one highest bit.
+        var start = 1
+        while start < count {
+            for offset in 0..<(start + 1) / 2 { body(start + offset, 2 * start - 1 - offset) }
+            start *= 2
+        }
+    }
+
     private typealias Pointer = UnsafeMutablePointer<Double>
 
     private func withPointers(

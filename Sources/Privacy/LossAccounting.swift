@@ -19,10 +19,26 @@ enum LossAccounting {
         let directions: [SubsampledGaussian.Direction] = isSymmetric ? [.remove] : [.remove, .add]
         var largest = 0.0
         for direction in directions {
-            guard let plan = Plan(charges, direction: direction, delta: delta) else { return .infinity }
-            largest = max(largest, plan.epsilon())
+            guard let epsilon = epsilon(of: charges, direction: direction, delta: delta) else { return .infinity }
+            largest = max(largest, epsilon)
         }
         return largest
+    }
+
+    /// Chernoff's bound can be far above epsilon where the loss is bounded: then the tilted mass lies too far up, and the
+    /// next smaller tilt is tried. Each gives a bound; the smallest counts.
+    private static func epsilon(
+        of charges: [PrivacyCharge], direction: SubsampledGaussian.Direction, delta: Double
+    ) -> Double? {
+        var smallest: Double?
+        var tiltLimit = 1e7
+        while true {
+            guard let plan = Plan(charges, direction: direction, delta: delta, tiltLimit: tiltLimit) else { return smallest }
+            let (epsilon, isPrecise) = plan.epsilon()
+            smallest = min(epsilon, smallest ?? .infinity)
+            if isPrecise || plan.tilt < 0.1 { return smallest }
+            tiltLimit = plan.tilt / 8
+        }
     }
 }
 
@@ -49,10 +65,13 @@ private struct Plan {
     private static let counts = (1 << 14)...(1 << 20)
     /// Points of one step's loss.
     private static let pointLimit = Double(1 << 21)
+    /// ln of the size of a frequency that counts as zero. All sizes are at most 1, so that no later factor brings it back,
+    /// and a million of them are far below the rounding.
+    private static let nothing = -70.0
     /// Part of epsilon that the grid may add.
     private static let precision = 1e-3
 
-    init?(_ charges: [PrivacyCharge], direction: SubsampledGaussian.Direction, delta: Double) {
+    init?(_ charges: [PrivacyCharge], direction: SubsampledGaussian.Direction, delta: Double, tiltLimit: Double) {
         self.delta = delta
         mechanisms = charges.map {
             (
@@ -69,7 +88,7 @@ private struct Plan {
         let nodes = mechanisms.map { (points: SubsampledGaussian.Nodes($0.loss, reach: reach), steps: $0.steps) }
         func cumulant(_ s: Double) -> Double { nodes.reduce(0) { $0 + $1.steps * $1.points.cumulant(s) } }
 
-        let tilt = Self.minimizer(from: 1e-4, to: 1e7) { (cumulant($0) - log(delta)) / $0 }
+        let tilt = Self.minimizer(from: 1e-4, to: tiltLimit) { (cumulant($0) - log(delta)) / $0 }
         let center = cumulant(tilt)
         let variance = nodes.reduce(0) { $0 + $1.steps * $1.points.variance(tilt) }
         guard variance > 0, variance.isFinite, center.isFinite else { return nil }
@@ -89,8 +108,10 @@ private struct Plan {
         // cumulant, and so (tilt + 1) h^2 / 8 to epsilon.
         let rough = (center - log(delta)) / tilt
         let forTail = (8 * Self.precision * rough / (total * (tilt + 1))).squareRoot()
-        // And where rare losses make that long, the many small ones have to keep their spread: h^2 / 4 of its square.
-        let forBulk = 0.15 * (nodes.reduce(0) { $0 + $1.steps * $1.points.variance(0) } / total).squareRoot()
+        // And where rare losses make that long, the many small ones have to keep their spread, h^2 / 4 of its square, or
+        // together stay far below epsilon.
+        let spread = (nodes.reduce(0) { $0 + $1.steps * $1.points.variance(0) } / total).squareRoot()
+        let forBulk = max(0.15 * spread, Self.precision * rough / total.squareRoot())
         let wanted = width / min(forTail, forBulk)
         var count = Self.counts.lowerBound
         while count < Self.counts.upperBound, Double(count) < wanted { count *= 2 }
@@ -129,7 +150,8 @@ private struct Plan {
         return exp((a + b) / 2)
     }
 
-    func epsilon() -> Double {
+    /// A bound on epsilon, and whether it is as precise as planned; a bound it is in any case.
+    func epsilon() -> (epsilon: Double, isPrecise: Bool) {
         let transform = FourierTransform(count: count)
         /// K(tilt) and K(tilt + tailTilt) of the grid's masses.
         var (center, tail) = (0.0, 0.0)
@@ -154,22 +176,27 @@ private struct Plan {
                 real[index & (count - 1)] += exp(logMass + tilt * step * Double(index) - cumulant)
             }
             transform.forward(&real, &imaginary)
-            for k in 0..<count {
+            transform.forEachFrequency { k, _ in
                 let size = (real[k] * real[k] + imaginary[k] * imaginary[k]).squareRoot()
                 logSizes[k] += mechanism.steps * log(size)
+                guard logSizes[k] > Self.nothing else { return }
                 angles[k] += mechanism.steps * atan2(imaginary[k], real[k])
-                errors[k] += mechanism.steps * (rounding / max(size, .leastNormalMagnitude) + 4 * Double.ulpOfOne)
+                errors[k] += mechanism.steps * (rounding / size + 4 * Double.ulpOfOne)
             }
         }
         var real = [Double](repeating: 0, count: count)
         var imaginary = real
         var squaredError = 0.0
-        for k in 0..<count {
+        transform.forEachFrequency { k, conjugate in
+            guard logSizes[k] > Self.nothing else { return }
             let size = exp(logSizes[k])
-            guard size > 1e-30 else { continue }
             real[k] = size * cos(angles[k])
             imaginary[k] = size * sin(angles[k])
             let error = size * (errors[k] + rounding)
+            squaredError += error * error
+            guard conjugate != k else { return }
+            real[conjugate] = real[k]
+            imaginary[conjugate] = -imaginary[k]
             squaredError += error * error
         }
         transform.inverse(&real, &imaginary)
@@ -188,8 +215,12 @@ private struct Plan {
     ///   - masses: of the tilted sum, at index modulo count
     ///   - first: the smallest index
     ///   - center: a mass is exp(center - tilt loss) times its tilted one
-    private func search(_ masses: [Double], first: Int, center: Double, allowance: Double, lost: Double) -> Double {
-        guard lost < delta else { return .infinity }
+    private func search(
+        _ masses: [Double], first: Int, center: Double, allowance: Double, lost: Double
+    ) -> (
+        epsilon: Double, isPrecise: Bool
+    ) {
+        guard lost < delta else { return (.infinity, false) }
         let available = log(delta - lost)
         // Relative to exp(center - tilt loss(index)) and over all points above the index: the masses times
         // exp(loss(index) - loss), and times 1 - exp(loss(index) - loss). Sums of positive terms only.
@@ -200,15 +231,15 @@ private struct Plan {
             let scale = center - tilt * step * Double(index)
             guard log(excess + allowance) + scale <= available else {
                 // Up to the next point, delta(epsilon) is excess - expm1(epsilon - loss(index)) discounted.
-                guard discounted > 0 else { return .infinity }
+                guard discounted > 0 else { return (.infinity, false) }
                 let distance = log1p((excess + allowance - exp(available - scale)) / discounted)
-                return max(0, step * Double(index) + min(max(0, distance), step))
+                return (max(0, step * Double(index) + min(max(0, distance), step)), allowance < 0.01 * excess)
             }
-            if index <= 0 { return 0 }
+            if index <= 0 { return (0, true) }
             let reached = discounted + max(0, masses[index & (count - 1)])
             excess = fade * (excess - reached * expm1(-step))
             discounted = fade * discount * reached
         }
-        return max(0, Double(first) * step)
+        return (max(0, Double(first) * step), false)
     }
 }

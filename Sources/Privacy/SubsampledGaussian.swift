@@ -105,17 +105,16 @@ struct GridLoss {
 
     /// The indices of the points that `init` fills.
     static func range(of mechanism: SubsampledGaussian, step: Double, reach: Double, lowest: Double) -> ClosedRange<Int> {
-        let supremum = log1p(-mechanism.rate)  // of -logRatio is -ln(1 - q); -infinity for q = 1
         let far = mechanism.logRatio(at: reach * mechanism.deviation + 1)
         let low: Double
         let high: Double
         switch mechanism.direction {
         case .remove:
-            low = mechanism.rate < 1 ? supremum : mechanism.logRatio(at: -reach * mechanism.deviation)
+            low = mechanism.rate < 1 ? log1p(-mechanism.rate) : mechanism.logRatio(at: -reach * mechanism.deviation)
             high = far
         case .add:
             low = -far
-            high = -supremum
+            high = -mechanism.logRatio(at: -reach * mechanism.deviation)
         }
         let last = Int((high / step).rounded(.up))
         let first = Int((max(low, min(lowest, high)) / step).rounded(.down))
