@@ -105,4 +105,11 @@ void tributary_row_dots(int path, const float *a, long a_stride, const float *b,
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
 
+// ---- clipping.c: gradients of single examples --------------------------------------------------------------------
+
+/// The sum of x[i]^2 in double precision.
+double tributary_square_sum(int path, const float *x, long count);
+/// sum[i] += factor x[i], in double precision.
+void tributary_add_scaled(int path, double *sum, const float *x, long count, double factor);
+
 #endif
