@@ -36,8 +36,8 @@ let package = Package(
     ],
     targets: [
         // What everything stands on.
-        .target(name: "CHash", cSettings: [.unsafeFlags(["-O3"])]),
-        library("Primitives", ["CHash"]),
+        .target(name: "CCryptography", cSettings: [.unsafeFlags(["-O3"])]),
+        library("Primitives", ["CCryptography"]),
         .target(name: "CKernels", cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off"])]),
         .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
         .systemLibrary(name: "CNNG", providers: [.apt(["libnng-dev"])]),
@@ -63,7 +63,7 @@ let package = Package(
         library("Plan", ["Primitives", "Checkpoints", "Adapters", "UpdateCodec", "Privacy"]),
         library("PlanOptions", ["Primitives", "Plan", "UpdateCodec", argumentParser]),
         library("UpdateCodec", ["Primitives", "Adapters", "CKernels"]),
-        library("Privacy", ["Primitives", "CHash", "CKernels"]),
+        library("Privacy", ["Primitives", "CCryptography", "CKernels"]),
         library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
         library("Wire", ["Primitives"]),
         library("Transport", ["Primitives", "Wire", "CNNG"]),
@@ -122,8 +122,8 @@ let package = Package(
                 "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
                 "ClientCore", "Simulation",
             ]),
-        tests("PrivacyTests", ["Primitives", "Privacy"]),
-        tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
+        tests("PrivacyTests", ["Primitives", "CCryptography", "CKernels", "Privacy"]),
+        tests("PrimitivesTests", ["Primitives", "CCryptography", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),

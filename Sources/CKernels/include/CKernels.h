@@ -112,4 +112,11 @@ double tributary_square_sum(int path, const float *x, long count);
 /// sum[i] += factor x[i], in double precision.
 void tributary_add_scaled(int path, double *sum, const float *x, long count, double factor);
 
+// ---- noise.c: normally distributed numbers -----------------------------------------------------------------------
+
+/// `count` values of the standard normal distribution from as many uniformly random words (Box and Muller 1958): values
+/// 2p and 2p + 1 come from words 2p and 2p + 1; an odd count takes its missing last word as 0. At most 8.6 in size, as a
+/// uniform number has 53 bits.
+void tributary_gaussian(int path, const uint64_t *words, double *out, long count);
+
 #endif
