@@ -55,8 +55,8 @@ let package = Package(
         library(
             "Training",
             [
-                "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
-                "Plan", "Privacy",
+                "Primitives", "CKernels", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets",
+                "Model", "Plan", "Privacy",
             ]),
 
         // The federation: what is decided, what travels, who combines it.
@@ -144,7 +144,7 @@ let package = Package(
             "TrainingTests",
             [
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan",
+                "Training", "Plan", "Privacy",
             ]),
         tests("CommandTests", ["Primitives", "Checkpoints"]),
         tests(
