@@ -10,10 +10,10 @@ CONFIGURATION := release
 BUILD := $(SWIFT) build --configuration $(CONFIGURATION)
 BINARIES = $(shell $(BUILD) --show-bin-path)
 PROGRAMS := tributary tributary-coordinator tributary-client
-SOURCES := Package.swift Sources coordinator client Tests
+SOURCES := Package.swift Sources coordinator client Tests Fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test lint format install clean
+.PHONY: help setup demo build test fuzz lint format install clean
 
 help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z]+: .*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ build: setup ## the three programs
 test: build ## every test; TRIBUTARY_GOLDEN=DIR takes the expected values from elsewhere, FILTER=NAME runs some
 	$(BUILD) --product tributaryPackageTests
 	$(SWIFT) test --configuration $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)')
+
+fuzz: setup ## libFuzzer with the address sanitizer: make fuzz TARGET=update SECONDS=60
+	TRIBUTARY_FUZZ=1 $(BUILD) --scratch-path .build-fuzz --product tributary-fuzz --sanitize=fuzzer --sanitize=address
+	scripts/fuzz .build-fuzz/$(CONFIGURATION)/tributary-fuzz $(or $(TARGET),update) $(or $(SECONDS),60)
 
 lint: setup ## formatting, and that every import is a declared dependency
 	$(SWIFT) format lint --strict --recursive $(SOURCES)

@@ -36,8 +36,8 @@ let package = Package(
     ],
     targets: [
         // What everything stands on.
-        .target(name: "CHash", cSettings: [.unsafeFlags(["-O3"])]),
-        library("Primitives", ["CHash"]),
+        .target(name: "CCryptography", cSettings: [.unsafeFlags(["-O3"])]),
+        library("Primitives", ["CCryptography"]),
         .target(name: "CKernels", cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off"])]),
         .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
         .systemLibrary(name: "CNNG", providers: [.apt(["libnng-dev"])]),
@@ -55,16 +55,16 @@ let package = Package(
         library(
             "Training",
             [
-                "Primitives", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets", "Model",
-                "Plan", "Privacy",
+                "Primitives", "CKernels", "LinearAlgebra", "Quantization", "Adapters", "Checkpoints", "Tokenizers", "Datasets",
+                "Model", "Plan", "Privacy",
             ]),
 
         // The federation: what is decided, what travels, who combines it.
         library("Plan", ["Primitives", "Checkpoints", "Adapters", "UpdateCodec", "Privacy"]),
         library("PlanOptions", ["Primitives", "Plan", "UpdateCodec", argumentParser]),
         library("UpdateCodec", ["Primitives", "Adapters", "CKernels"]),
-        library("Privacy", ["Primitives", "CHash", "CKernels"]),
-        library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan"]),
+        library("Aggregation", ["Primitives", "Adapters", "Checkpoints", "LinearAlgebra", "Plan", "Privacy"]),
+        library("Privacy", ["Primitives", "CCryptography", "CKernels"]),
         library("Wire", ["Primitives"]),
         library("Transport", ["Primitives", "Wire", "CNNG"]),
         library("CoordinatorCore", ["Primitives", "Adapters", "Plan", "UpdateCodec", "Privacy", "Aggregation", "Wire"]),
@@ -122,21 +122,21 @@ let package = Package(
                 "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
                 "ClientCore", "Simulation",
             ]),
-        tests("PrivacyTests", ["Primitives", "Privacy"]),
-        tests("PrimitivesTests", ["Primitives", "CHash", "Adapters", "Plan", "Checkpoints"]),
+        tests("PrivacyTests", ["Primitives", "CCryptography", "CKernels", "Privacy"]),
+        tests("PrimitivesTests", ["Primitives", "CCryptography", "Adapters", "Plan", "Checkpoints"]),
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
         tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
-        tests("UpdateCodecTests", ["Primitives", "Adapters", "Checkpoints", "UpdateCodec"]),
+        tests("UpdateCodecTests", ["Primitives", "CKernels", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
             "AggregationTests",
             ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
-        tests("DeployTests", ["Plan", "Transport", yams]),
+        tests("DeployTests", ["Plan", "UpdateCodec", "Transport", yams]),
         tests("TidyTests", ["Primitives"]),
         tests("TokenizersTests", ["Primitives", "Tokenizers"]),
         tests("DatasetsTests", ["Primitives", "Tokenizers", "Datasets"]),
@@ -144,7 +144,7 @@ let package = Package(
             "TrainingTests",
             [
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
-                "Training", "Plan",
+                "Training", "Plan", "Privacy",
             ]),
         tests("CommandTests", ["Primitives", "Checkpoints"]),
         tests(
@@ -156,3 +156,21 @@ let package = Package(
         tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
     ]
 )
+
+// `make fuzz` builds one more program, with libFuzzer, from the folder Fuzz, and with it only the libraries that it tests,
+// which are listed here: the rest of the package does not exist then.
+if Context.environment["TRIBUTARY_FUZZ"] != nil {
+    let fuzzer = Target.executableTarget(
+        name: "tributary-fuzz", dependencies: ["Primitives", "Adapters", "UpdateCodec"], path: "Fuzz", swiftSettings: strict)
+    var needed: [Target] = [fuzzer]
+    var index = 0
+    while index < needed.count {
+        for case .byNameItem(let name, _) in needed[index].dependencies where !needed.contains(where: { $0.name == name }) {
+            needed += package.targets.filter { $0.name == name }
+        }
+        index += 1
+    }
+    package.targets = needed
+    package.products = [.executable(name: "tributary-fuzz", targets: ["tributary-fuzz"])]
+    package.dependencies = []
+}

@@ -5,6 +5,7 @@ import Logging
 import Plan
 import Primitives
 import Programs
+import UpdateCodec
 import Wire
 
 final class ClientHost {
@@ -16,12 +17,13 @@ final class ClientHost {
     private var runID: String?
 
     init(
-        identity: ClientIdentity, channel: ProcessChannel, storage: ClientFolder, work: any LocalWork, logger: Logger, json: Bool
+        identity: ClientIdentity, channel: ProcessChannel, storage: ClientFolder, work: any LocalWork, privacy: ClientPrivacy,
+        logger: Logger, json: Bool
     ) {
         var generator = SystemRandomNumberGenerator()
         client = FederatedClient(
             identity: identity, channel: channel, storage: storage,
-            work: work, nonce: generator.next())
+            work: work, nonce: generator.next(), privacy: privacy)
         self.storage = storage
         self.logger = logger
         self.json = json
@@ -64,7 +66,7 @@ final class ClientHost {
     private func interruption(_ failure: Failure) -> Failure {
         let place = failure.status == .interrupted && failure.message.hasPrefix("stopped") ? failure.message : "stopped"
         var kept = "this client's place in the run is kept in \(storage.path)"
-        if let runID, let (pending, _) = try? storage.pending(run: runID) {
+        if let runID, let record = try? storage.record(run: runID), let pending = record.pending {
             kept = "the contribution to round \(pending.round) is kept in \(storage.path) and will be sent, not trained again"
         }
         return Failure(.interrupted, "\(place): \(kept); the same command goes on")
@@ -86,12 +88,18 @@ final class ClientHost {
                 "joined",
                 [
                     .init("run", .string(run)), .init("strategy", .string(plan.strategy.rawValue)), .init("rank", .integer(rank)),
-                    .init("rounds", .integer(plan.rounds)),
+                    .init("rounds", .integer(plan.rounds)), .init("compress", .string(plan.compress.description)),
+                    .init("dp", .string(plan.privacy.rawValue)),
                 ])
         case .contributed(let round, let trainLoss, let seconds, let bytes, let status):
             let outcome = status == .dropped ? ", which came too late" : ""
+            let training =
+                trainLoss.map {
+                    "loss \(Readable.decimal($0, 4))" + (seconds.map { " in \(Readable.duration(seconds: $0))" } ?? "") + "; "
+                }
+                ?? ""
             logger.info(
-                "round \(round): loss \(Readable.decimal(trainLoss, 4)) in \(Readable.duration(seconds: seconds)); sent \(Readable.bytes(bytes))\(outcome)"
+                "round \(round): \(training)sent \(Readable.bytes(bytes))\(outcome)"
             )
             write(
                 "contributed",

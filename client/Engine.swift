@@ -42,8 +42,15 @@ final class Engine: LocalWork {
     var exampleCount: Int { work.exampleCount }
     var hasEvaluationData: Bool { work.hasEvaluationData }
 
-    func prepare(for plan: FederationPlan, rank: Int) throws(Failure) {
-        try work.prepare(for: plan, rank: rank)
+    var dataDigest: Digest { work.dataDigest }
+
+    func prepare(for plan: FederationPlan) throws(Failure) {
+        try work.prepare(for: plan)
+        if work.hasEvaluationData, !plan.allowsEvaluation {
+            logger.notice(
+                "the evaluation data is not used: under dp \(plan.privacy.rawValue) results on it are told only if the plan declares it public"
+            )
+        }
         let (cut, dropped) = work.cutAndDropped
         let notes = [cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil].compactMap { $0 }
         logger.info(

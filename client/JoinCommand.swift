@@ -42,6 +42,15 @@ struct JoinCommand: ParsableCommand {
     var cache: String?
     @Option(help: ArgumentHelp("End when the coordinator was out of reach for so long (default: never).", valueName: "seconds"))
     var giveUpAfter: Double?
+    @Option(
+        help: ArgumentHelp(
+            "The most privacy (epsilon, at the plan's delta) that this data may ever spend, over all runs with this --state.",
+            valueName: "epsilon"))
+    var maxEpsilon: Double?
+    @Option(
+        help: ArgumentHelp(
+            "For tests: noise and sampling under dp example follow from this number, and protect nobody.", valueName: "number"))
+    var unsafeDpSeed: UInt64?
     @Flag(help: "Write one JSON object for each event to standard output.")
     var json = false
 
@@ -52,6 +61,12 @@ struct JoinCommand: ParsableCommand {
         if let maxRank, maxRank < 1 { throw Failure(.usage, "--max-rank is \(maxRank): a rank is at least 1") }
         if let giveUpAfter, !(giveUpAfter.isFinite && giveUpAfter >= 0) {
             throw Failure(.usage, "--give-up-after is \(giveUpAfter): it is a number of seconds")
+        }
+        if let maxEpsilon, !(maxEpsilon.isFinite && maxEpsilon > 0) {
+            throw Failure(.usage, "--max-epsilon is \(maxEpsilon): it is a positive number")
+        }
+        if unsafeDpSeed != nil {
+            logger.warning("--unsafe-dp-seed: noise can be computed by anybody, and no privacy guarantee holds")
         }
         let statePath = try state ?? StatePlace.standard(coordinator: address, name: name)
         let storage = try ClientFolder(path: statePath)
@@ -75,7 +90,9 @@ struct JoinCommand: ParsableCommand {
             logger.info("stopping after what is in hand; a second signal ends at once")
             channel.interruptRequests()
         }
-        let host = ClientHost(identity: identity, channel: channel, storage: storage, work: engine, logger: logger, json: json)
+        let host = ClientHost(
+            identity: identity, channel: channel, storage: storage, work: engine,
+            privacy: ClientPrivacy(maximumEpsilon: maxEpsilon, unsafeSeed: unsafeDpSeed), logger: logger, json: json)
         try host.run()
     }
 }

@@ -18,6 +18,18 @@ struct RunEvent {
 }
 
 extension RunEvent {
+    /// "4 contributions, loss 2.1, epsilon 0.8 of 3 at delta 1e-06, ": what of it may be told.
+    private static func outcome(_ record: RoundRecord, _ plan: FederationPlan) -> String {
+        var parts: [String] = []
+        if plan.privacy != .client { parts.append("\(record.participants.count) contributions") }
+        if let loss = record.trainLoss { parts.append("loss \(Readable.decimal(loss, 4))") }
+        if let epsilon = record.epsilon {
+            let budget = plan.epsilon.map { " of \($0)" } ?? ""
+            parts.append("epsilon \(Readable.decimal(epsilon, 3))\(budget) at delta \(plan.delta)")
+        }
+        return parts.map { $0 + ", " }.joined()
+    }
+
     /// What a stored change means to a person; nil where it means nothing.
     ///
     /// - Parameter federation: after the change
@@ -29,27 +41,31 @@ extension RunEvent {
             let wanted = count < plan.minimumClients ? " of \(plan.minimumClients)" : ""
             self.init(
                 "joined",
-                "\(member.name) joined: rank \(member.rank), \(member.exampleCount) examples\(member.hasEvaluationData ? ", evaluates" : "") (\(count)\(wanted) client\(count == 1 && wanted.isEmpty ? "" : "s"))",
+                "\(member.name) joined: rank \(member.rank), \(member.exampleCount.map { "\($0) examples" } ?? "examples not told")\(member.hasEvaluationData ? ", evaluates" : "") (\(count)\(wanted) client\(count == 1 && wanted.isEmpty ? "" : "s"))",
                 [
                     .init("client", .string(member.name)), .init("rank", .integer(member.rank)),
-                    .init("examples", .integer(member.exampleCount)), .init("evaluates", .boolean(member.hasEvaluationData)),
+                    .init("examples", member.exampleCount.map(JSONValue.integer) ?? .null),
+                    .init("evaluates", .boolean(member.hasEvaluationData)),
                 ])
         case .forget(let name):
             self.init("forgotten", "\(name) was forgotten: the name can be taken anew", [.init("client", .string(name))])
         case .attempt(let attempt):
             let again = attempt.attempt > 1 ? ", attempt \(attempt.attempt)" : ""
+            // Whom a private round drew is told to nobody.
+            let isSecret = federation.plan.privacy == .client
+            let selected = isSecret ? "clients drawn" : attempt.selected.joined(separator: ", ")
             self.init(
-                "round",
-                "round \(attempt.round) of \(federation.plan.rounds)\(again): \(attempt.selected.joined(separator: ", "))",
+                "round", "round \(attempt.round) of \(federation.plan.rounds)\(again): \(selected)",
                 [
                     .init("round", .integer(attempt.round)), .init("attempt", .integer(attempt.attempt)),
-                    .init("selected", .array(attempt.selected.map(JSONValue.string))),
+                    .init("selected", isSecret ? .null : .array(attempt.selected.map(JSONValue.string))),
                 ])
         case .contribution(let record, let bytes):
+            guard federation.plan.privacy != .client else { return nil }
             let missing = federation.missing
             self.init(
                 "contribution",
-                "round \(record.round): \(record.client) contributed \(Readable.bytes(bytes.count)), loss \(Readable.decimal(record.trainLoss, 4)), \(Readable.duration(seconds: record.trainSeconds))"
+                "round \(record.round): \(record.client) contributed \(Readable.bytes(bytes.count))\(record.trainLoss.map { ", loss \(Readable.decimal($0, 4))" } ?? "")\(record.trainSeconds.map { ", \(Readable.duration(seconds: $0))" } ?? "")"
                     + (missing.isEmpty ? "" : "; waiting for \(missing.joined(separator: ", "))"),
                 [
                     .init("round", .integer(record.round)), .init("client", .string(record.client)),
@@ -58,10 +74,10 @@ extension RunEvent {
                     .init("missing", .array(missing.map(JSONValue.string))),
                 ])
         case .closeRound(let record):
-            let line = RunFolder.line(record, StoredFederation(runID: federation.runID, plan: federation.plan))
+            let line = RunFolder.line(record, StoredFederation(runID: federation.runID, plan: federation.plan, noise: nil))
             self.init(
                 "closed",
-                "round \(record.round) closed: \(record.participants.count) contributions, loss \(Readable.decimal(record.trainLoss, 4)), up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink)), \(Readable.duration(seconds: record.seconds))",
+                "round \(record.round) closed: \(Self.outcome(record, federation.plan))up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink)), \(Readable.duration(seconds: record.seconds))",
                 line.members ?? [])
         case .evaluation(let record):
             let loss = record.lossSum / Double(max(1, record.targetTokens))
@@ -76,8 +92,8 @@ extension RunEvent {
                     .init("exact_matches", record.exactMatches.map(JSONValue.integer) ?? .null),
                 ])
         case .finished:
-            self.init("finished", "all \(federation.plan.rounds) rounds are done")
-        case .run, .chunk, .discardChunks, .blob, .adapter, .updateRecord, .traffic:
+            self.init("finished", federation.endReason)
+        case .run, .chunk, .discardChunks, .blob, .discardBlob, .adapter, .updateRecord, .traffic:
             return nil
         }
     }
@@ -91,13 +107,13 @@ extension RunEvent {
         case .starting(let client, _): reason = "\(client), which computes the start"
         case .round(let deadline):
             let left = (deadline - now) / .seconds(1)
-            let missing = federation.missing.joined(separator: ", ")
+            let missing = federation.plan.privacy == .client ? "drawn clients" : federation.missing.joined(separator: ", ")
             reason =
                 left > 0
                 ? "\(missing) in round \(federation.currentRound) (\(Readable.duration(seconds: left)) to the deadline)"
                 : "\(missing) in round \(federation.currentRound): past the deadline with \(federation.contributions.count) of the \(federation.quorum) contributions that close it"
         case .finalEvaluation:
-            let done = federation.evaluations[federation.plan.rounds] ?? [:]
+            let done = federation.evaluations[federation.lastRound] ?? [:]
             let missing = federation.members.values.filter { $0.hasEvaluationData && done[$0.name] == nil }.map(\.name).sorted()
             guard !missing.isEmpty else { return nil }
             reason = "the last evaluation of \(missing.joined(separator: ", "))"

@@ -22,6 +22,10 @@ struct StartCommand: ParsableCommand {
     var config: String?
     @Flag(help: "Write one JSON object for each event to standard output.")
     var json = false
+    @Option(
+        help: ArgumentHelp(
+            "For tests: draws and noise under dp client follow from this number, and protect nobody.", valueName: "number"))
+    var unsafeDpSeed: UInt64?
     @OptionGroup var options: StartOptions
 
     func run() throws {
@@ -48,6 +52,12 @@ struct StartCommand: ParsableCommand {
             initial = try RunStart.weights(ofAdapter: adapter, plan: &plan, maps: maps)
         }
         try plan.validate(for: checkpoint)
+        guard unsafeDpSeed == nil || plan.privacy == .client else {
+            throw Failure(
+                .usage,
+                "--unsafe-dp-seed is for dp client, whose noise the coordinator makes; under dp example give it to the clients")
+        }
+        try plan.settlePrivacy()
         let listener = try CoordinatorListener(listening: settings.listen)
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + fileSize($1) }
         if bytes > 1_000_000_000 {
@@ -65,7 +75,8 @@ struct StartCommand: ParsableCommand {
         var generator = SystemRandomNumberGenerator()
         let service = try CoordinatorService(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
-            newRunID: newRunID(&generator), at: clock(), stopwatch: clock)
+            newRunID: newRunID(&generator), noise: CoordinatorNoise(seed: unsafeDpSeed), at: clock(), stopwatch: clock)
+        if service.federation.hasUnsafeNoise { logger.warning("privacy guarantee: \(RunFolder.unsafeNotice)") }
         let host = CoordinatorHost(
             service: service, store: store, listener: listener, folder: folder, base: absolutePath(settings.model),
             logger: logger, json: json, clock: clock)

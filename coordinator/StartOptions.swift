@@ -57,6 +57,7 @@ struct Settings {
         var plan = FederationPlan()
         for key in StartOptions.keys { key.apply(options, &plan) }
         plan.ranks = Set(plan.ranks).sorted()
+        options.plan.settle(&plan)
         self.plan = plan
     }
 }

@@ -58,7 +58,7 @@ struct RunStatus {
         if let open {
             return "round \(open.round) of \(plan.rounds)" + (open.attempt > 1 ? ", attempt \(open.attempt)" : "")
         }
-        if federation.records.count == plan.rounds { return "the last evaluation, after round \(plan.rounds)" }
+        if federation.records.count == plan.roundsWithinBudget { return "the last evaluation, after round \(plan.rounds)" }
         return "before round \(federation.records.count + 1) of \(plan.rounds)"
     }
 
@@ -67,7 +67,7 @@ struct RunStatus {
             "run \(federation.runID): \(plan.strategy.rawValue), \(position)",
             coordinator.map { "the coordinator runs (process \($0))" } ?? "no coordinator runs",
         ]
-        if open != nil {
+        if open != nil, !isSecret {
             lines.append("contributed: \(contributed.isEmpty ? "nobody yet" : contributed.joined(separator: ", "))")
             if !missing.isEmpty { lines.append("missing: \(missing.joined(separator: ", "))") }
         } else if federation.members.count < plan.minimumClients {
@@ -81,8 +81,9 @@ struct RunStatus {
                     let own = federation.contributions.filter { $0.client == member.name }
                     let last = own.max { $0.round < $1.round }
                     return [
-                        member.name, "\(member.rank)", "\(member.exampleCount)", "\(own.count { $0.counted == true })",
-                        last.map { Readable.decimal($0.trainLoss, 4) } ?? "-",
+                        member.name, "\(member.rank)", member.exampleCount.map { "\($0)" } ?? "-",
+                        isSecret ? "-" : "\(own.count { $0.counted == true })",
+                        last?.trainLoss.map { Readable.decimal($0, 4) } ?? "-",
                     ]
                 })
         }
@@ -93,7 +94,8 @@ struct RunStatus {
                 federation.records.map { record in
                     let evaluation = EvaluationSummary(federation.evaluations.filter { $0.round == record.round })
                     return [
-                        "\(record.round)", "\(record.participants.count)", Readable.decimal(record.trainLoss, 4),
+                        "\(record.round)", isSecret ? "-" : "\(record.participants.count)",
+                        record.trainLoss.map { Readable.decimal($0, 4) } ?? "-",
                         evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", Readable.bytes(record.traffic.uplink),
                         Readable.bytes(record.traffic.downlink), Readable.decimal(record.seconds, 1),
                     ]
@@ -101,6 +103,9 @@ struct RunStatus {
         }
         return lines
     }
+
+    /// Whom private rounds drew is told to nobody.
+    private var isSecret: Bool { plan.privacy == .client }
 
     var json: JSONValue {
         .object([
@@ -110,8 +115,8 @@ struct RunStatus {
             .init("coordinator_process", coordinator.map(JSONValue.integer) ?? .null),
             .init("round", open.map { .integer($0.round) } ?? .null),
             .init("attempt", open.map { .integer($0.attempt) } ?? .null),
-            .init("contributed", .array(contributed.map(JSONValue.string))),
-            .init("missing", .array(missing.map(JSONValue.string))),
+            .init("contributed", isSecret ? .null : .array(contributed.map(JSONValue.string))),
+            .init("missing", isSecret ? .null : .array(missing.map(JSONValue.string))),
             .init(
                 "members",
                 .array(
@@ -119,8 +124,8 @@ struct RunStatus {
                         let own = federation.contributions.filter { $0.client == member.name }
                         return .object([
                             .init("name", .string(member.name)), .init("rank", .integer(member.rank)),
-                            .init("examples", .integer(member.exampleCount)),
-                            .init("rounds_counted", .integer(own.count { $0.counted == true })),
+                            .init("examples", member.exampleCount.map(JSONValue.integer) ?? .null),
+                            .init("rounds_counted", isSecret ? .null : .integer(own.count { $0.counted == true })),
                             .init("last_train_loss", .optional(own.max { $0.round < $1.round }?.trainLoss)),
                         ])
                     })),

@@ -11,6 +11,14 @@ extension AdapterState {
         return AdapterState(layout: layout, values: zip(values, given.values).map { $0 - $1 })
     }
 
+    /// The state that an update leads to: the sum, value by value, in single precision on both sides of a federation.
+    ///
+    /// Both must have the same layout.
+    public func adding(_ update: AdapterState) -> AdapterState {
+        precondition(layout == update.layout, "an update is added to a state of its own layout")
+        return AdapterState(layout: layout, values: zip(values, update.values).map { $0 + $1 })
+    }
+
     /// Several low-rank corrections as one, whose product is the sum of theirs: the rows of every stackA under one
     /// another and the columns of every stackB beside one another, in order.
     ///

@@ -11,5 +11,6 @@ extension StrategyRule {
     public static let flora = StrategyRule(
         name: .flora,
         contributionLayout: { $0.trainedLayout },
+        takesFactors: true,
         aggregator: { StackedFactors(maps: $0.maps, totalWeight: $0.totalWeight) })
 }

@@ -8,7 +8,7 @@ import Primitives
 
 /// What an aggregation of one round stands on.
 public struct AggregationStart: Sendable {
-    /// The state that the clients were given, where contributions are updates to it; nil where they are factors.
+    /// The state that the clients were given, to which their updates are added; nil where factors are combined.
     public let global: AdapterState?
     /// The adapted linear maps, in model order.
     public let maps: [LinearMap]
@@ -26,12 +26,15 @@ public struct StrategyRule: Sendable {
     public let name: StrategyName
     /// What the clients train, and so the layout of what one client uploads at its rank.
     public let contributionLayout: @Sendable (AdapterSpecification) -> AdapterLayout
+    /// Whether it combines the trained factors themselves instead of their change: they are then made again from what the
+    /// client began with, which both sides derive from the seed, and the update that it sent.
+    public var takesFactors = false
     /// The aggregator of one round.
     public let aggregator: @Sendable (AggregationStart) -> any Aggregator
 
     public static let all: [StrategyRule] = [.fedIT, .ffaLoRA, .flora, .fedSB]
 
-    /// Averages updates onto the global state: what every strategy with `ContributionForm.update` does.
+    /// Averages updates onto the global state: what every strategy does that does not take factors.
     static func averagingUpdates(_ start: AggregationStart) -> any Aggregator {
         guard let global = start.global else { preconditionFailure("updates are averaged onto a global state") }
         return WeightedAverage(onto: global)

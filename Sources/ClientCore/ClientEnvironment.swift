@@ -6,6 +6,7 @@
 import Adapters
 import Plan
 import Primitives
+import Privacy
 import Wire
 
 /// One exchange with the coordinator; retries and time limits are the channel's business.
@@ -14,48 +15,24 @@ public protocol ClientChannel: AnyObject {
     func request(_ request: Request, bulk: Bool) throws(Failure) -> Reply
 }
 
-/// A trained contribution before it is acknowledged.
-public struct PendingContribution: Codable, Equatable, Sendable {
-    public let kind: String
-    public let round: Int
-    public let attempt: Int
-    public let digest: Digest
-    public let exampleCount: Int
-    public let trainLoss: Double
-    public let targetTokens: Int
-    public let trainSeconds: Double
-
-    public init(
-        kind: ContributionKind, round: Int, attempt: Int, digest: Digest, exampleCount: Int, trainLoss: Double,
-        targetTokens: Int, trainSeconds: Double
-    ) {
-        self.kind = kind == .start ? "start" : "update"
-        self.round = round
-        self.attempt = attempt
-        self.digest = digest
-        self.exampleCount = exampleCount
-        self.trainLoss = trainLoss
-        self.targetTokens = targetTokens
-        self.trainSeconds = trainSeconds
-    }
-
-    var contributionKind: ContributionKind { kind == "start" ? .start : .update }
-}
-
 /// What a client keeps between rounds, and between processes.
 public protocol ClientStorage: AnyObject {
-    /// 32 random bytes, made at the first join.
+    /// 32 random bytes, made at the first join: the coordinator knows the client again by them.
     func secret() throws(Failure) -> [UInt8]
+    /// 32 random bytes that never leave the client, from which its noise and its sampling follow; made at the first call.
+    func noiseKey() throws(Failure) -> NoiseKey
 
-    /// The contribution that was made and not yet acknowledged, with its bytes.
-    func pending(run: String) throws(Failure) -> (PendingContribution, bytes: [UInt8])?
-    /// Durable when it returns: from here on a killed client sends these bytes instead of training again.
-    func keep(_ pending: PendingContribution, bytes: [UInt8], run: String) throws(Failure)
-    func discardPending(run: String) throws(Failure)
+    /// Nil if nothing was kept for this run. Bytes that the record names are there and undamaged, or their names are not in it.
+    func record(run: String) throws(Failure) -> ClientRecord?
+    /// As one, durable when it returns: the record and the bytes that it names and that are new.
+    func keep(_ record: ClientRecord, bytes: [[UInt8]]) throws(Failure)
+    /// Bytes that the record names.
+    func bytes(_ digest: Digest) throws(Failure) -> [UInt8]?
 
-    /// The last acknowledged contribution.
-    func lastContribution(run: String) throws(Failure) -> ContributionKey?
-    func setLastContribution(_ key: ContributionKey?, run: String) throws(Failure)
+    /// What differential privacy has cost this client's data so far, in all runs.
+    func ledger() throws(Failure) -> PrivacyLedger
+    /// Durable when it returns.
+    func keep(_ ledger: PrivacyLedger) throws(Failure)
 
     /// Nil if the blob is not there, or is damaged.
     func blob(_ digest: Digest) throws(Failure) -> [UInt8]?
@@ -71,6 +48,8 @@ public struct TrainingAssignment: Sendable {
     public let round: Int
     public let attempt: Int
     public let weights: AdapterWeights
+    /// Nil without example-level privacy.
+    public let privacy: PrivateTraining?
 }
 
 /// What a trainer makes of it.
@@ -117,9 +96,11 @@ public protocol LocalWork: AnyObject {
     /// The plan has arrived: prepare what depends on it, and refuse what cannot be honoured.
     ///
     /// - Returns: the model's linear maps
-    func prepare(for plan: FederationPlan, rank: Int) throws(Failure)
+    func prepare(for plan: FederationPlan) throws(Failure)
     /// Size of the usable training set.
     var exampleCount: Int { get }
+    /// Of the training examples as they are used: noise must never be used again on other data.
+    var dataDigest: Digest { get }
     var hasEvaluationData: Bool { get }
     /// - Parameter progress: called now and then with the step done and the number of steps; false stops the work
     func train(

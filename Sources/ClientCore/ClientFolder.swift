@@ -1,8 +1,10 @@
-/// A client's state in a folder: secret, pending contribution, adapters it fetched. One process at a time.
+/// A client's state in a folder: secrets, its record with what that names, ledger, adapters it fetched. One process at a
+/// time.
 
 import FoundationEssentials
 import Glibc
 import Primitives
+import Privacy
 import Wire
 
 public final class ClientFolder: ClientStorage {
@@ -15,8 +17,10 @@ public final class ClientFolder: ClientStorage {
     public init(path: String) throws(Failure) {
         self.path = path
         do {
-            try FileManager.default.createDirectory(
-                atPath: path + "/blobs", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+            for folder in ["/blobs", "/objects"] {
+                try FileManager.default.createDirectory(
+                    atPath: path + folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+            }
         } catch {
             throw Failure(
                 .cannotCreate, "the client's state folder \(path) cannot be created: \(error); choose another with --state")
@@ -39,48 +43,45 @@ public final class ClientFolder: ClientStorage {
         return bytes
     }
 
+    public func noiseKey() throws(Failure) -> NoiseKey {
+        if let bytes = try readFile("noise-key"), bytes.count == NoiseKey.byteCount { return NoiseKey(bytes: bytes) }
+        let key = NoiseKey.random()
+        try writeFile("noise-key", key.bytes)
+        return key
+    }
+
     // MARK: - Contributions
 
-    private struct Kept: Codable {
-        let run: String
-        let pending: PendingContribution
-    }
-    private struct Acknowledged: Codable {
-        let run: String
-        let round: UInt32
-        let digest: Digest
+    public func record(run: String) throws(Failure) -> ClientRecord? {
+        guard let record: ClientRecord = try readJSON("record.json"), record.run == run else { return nil }
+        return record
     }
 
-    public func pending(run: String) throws(Failure) -> (PendingContribution, bytes: [UInt8])? {
-        guard let kept: Kept = try readJSON("pending.json"), kept.run == run, let bytes = try readFile("pending.update"),
-            Digest(of: bytes) == kept.pending.digest
-        else { return nil }
-        return (kept.pending, bytes)
+    public func keep(_ record: ClientRecord, bytes: [[UInt8]]) throws(Failure) {
+        // The bytes first: the record, which is replaced as one, never names what is not there.
+        for bytes in bytes { try writeFile("objects/\(Digest(of: bytes))", bytes) }
+        try writeJSON("record.json", record)
+        removeFiles(in: "objects", except: record.digests)
     }
 
-    public func keep(_ pending: PendingContribution, bytes: [UInt8], run: String) throws(Failure) {
-        // The bytes first: a description without its bytes would be a contribution that does not exist.
-        try writeFile("pending.update", bytes)
-        try writeJSON("pending.json", Kept(run: run, pending: pending))
+    public func bytes(_ digest: Digest) throws(Failure) -> [UInt8]? {
+        guard let bytes = try readFile("objects/\(digest)"), Digest(of: bytes) == digest else { return nil }
+        return bytes
     }
 
-    public func discardPending(run: String) throws(Failure) {
-        unlink(path + "/pending.json")
-        unlink(path + "/pending.update")
-    }
-
-    public func lastContribution(run: String) throws(Failure) -> ContributionKey? {
-        guard let last: Acknowledged = try readJSON("last.json"), last.run == run else { return nil }
-        return ContributionKey(round: last.round, digest: last.digest)
-    }
-
-    public func setLastContribution(_ key: ContributionKey?, run: String) throws(Failure) {
-        guard let key else {
-            unlink(path + "/last.json")
-            return
+    public func ledger() throws(Failure) -> PrivacyLedger {
+        guard FileManager.default.fileExists(atPath: path + "/ledger.json") else { return PrivacyLedger() }
+        guard let ledger: PrivacyLedger = try readJSON("ledger.json") else {
+            // Going on with an empty one would forget what was spent.
+            throw Failure(
+                .badData,
+                "the privacy ledger \(path)/ledger.json cannot be read: restore it from a copy; without it this data's budget is not known"
+            )
         }
-        try writeJSON("last.json", Acknowledged(run: run, round: key.round, digest: key.digest))
+        return ledger
     }
+
+    public func keep(_ ledger: PrivacyLedger) throws(Failure) { try writeJSON("ledger.json", ledger) }
 
     // MARK: - Blobs
 
@@ -91,14 +92,16 @@ public final class ClientFolder: ClientStorage {
 
     public func keepBlob(_ digest: Digest, bytes: [UInt8]) throws(Failure) { try writeFile("blobs/\(digest)", bytes) }
 
-    public func retainBlobs(_ digests: Set<Digest>) throws(Failure) {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: path + "/blobs")) ?? []
-        for name in names where !(Digest(hexadecimal: name).map(digests.contains) ?? false) {
-            unlink(path + "/blobs/" + name)
-        }
-    }
+    public func retainBlobs(_ digests: Set<Digest>) throws(Failure) { removeFiles(in: "blobs", except: digests) }
 
     // MARK: - Files
+
+    private func removeFiles(in folder: String, except digests: Set<Digest>) {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: path + "/" + folder)) ?? []
+        for name in names where !(Digest(hexadecimal: name).map(digests.contains) ?? false) {
+            unlink(path + "/" + folder + "/" + name)
+        }
+    }
 
     private func readFile(_ name: String) throws(Failure) -> [UInt8]? {
         guard FileManager.default.fileExists(atPath: path + "/" + name) else { return nil }

@@ -8,6 +8,7 @@ import Adapters
 import Checkpoints
 import Plan
 import Primitives
+import Privacy
 import UpdateCodec
 import Wire
 
@@ -23,7 +24,8 @@ public enum ClientStep: Equatable, Sendable {
 /// What a step did, for the log.
 public enum ClientEvent: Equatable, Sendable {
     case joined(run: String, rank: Int, plan: FederationPlan)
-    case contributed(round: Int, trainLoss: Double, seconds: Double, bytes: Int, status: ContributionStatus)
+    /// Loss and seconds are nil where the contribution was kept from an earlier process under differential privacy.
+    case contributed(round: Int, trainLoss: Double?, seconds: Double?, bytes: Int, status: ContributionStatus)
     case evaluated(round: Int, EvaluationResult)
     case started(bytes: Int)
     case abandoned(round: Int, reason: String)
@@ -53,8 +55,22 @@ public struct ClientIdentity: Sendable {
     }
 }
 
+/// What the client's owner says about the privacy of its data, whatever the plan asks for.
+public struct ClientPrivacy: Sendable {
+    /// The most that this data's examples may be told apart by, over all runs; nil leaves it to each run's plan.
+    public var maximumEpsilon: Double?
+    /// Only for tests: noise and sampling follow from this number, so that the guarantee does not hold.
+    public var unsafeSeed: UInt64?
+
+    public init(maximumEpsilon: Double? = nil, unsafeSeed: UInt64? = nil) {
+        self.maximumEpsilon = maximumEpsilon
+        self.unsafeSeed = unsafeSeed
+    }
+}
+
 public struct FederatedClient {
     public let identity: ClientIdentity
+    private let privacy: ClientPrivacy
     private let channel: any ClientChannel
     private let storage: any ClientStorage
     private let work: any LocalWork
@@ -68,13 +84,17 @@ public struct FederatedClient {
         let session: UInt64
         let plan: FederationPlan
         let specification: AdapterSpecification
+        /// Example-level privacy: what a round costs, and nothing without it.
+        let budget: ExampleBudget?
     }
 
     /// - Parameter nonce: differs between processes of one client
     public init(
-        identity: ClientIdentity, channel: any ClientChannel, storage: any ClientStorage, work: any LocalWork, nonce: UInt64
+        identity: ClientIdentity, channel: any ClientChannel, storage: any ClientStorage, work: any LocalWork, nonce: UInt64,
+        privacy: ClientPrivacy = ClientPrivacy()
     ) {
         self.identity = identity
+        self.privacy = privacy
         self.channel = channel
         self.storage = storage
         self.work = work
@@ -87,10 +107,15 @@ public struct FederatedClient {
     public mutating func step() throws(Failure) -> ClientStep {
         do throws(Refused) {
             guard let joined else { return try join() }
-            if let (pending, bytes) = try Refused.wrap({ () throws(Failure) in try storage.pending(run: joined.run) }) {
-                return .worked(try upload(pending, bytes: bytes, joined))
+            var record =
+                try Refused.wrap { () throws(Failure) in try storage.record(run: joined.run) } ?? ClientRecord(run: joined.run)
+            if let pending = record.pending {
+                if let bytes = try Refused.wrap({ () throws(Failure) in try storage.bytes(pending.digest) }) {
+                    return .worked(try upload(pending, bytes: bytes, &record, joined))
+                }
+                record.drop()
             }
-            return try ask(joined)
+            return try ask(&record, joined)
         } catch {
             switch error {
             case .failure(let failure): throw failure
@@ -118,37 +143,56 @@ public struct FederatedClient {
     // MARK: - Joining
 
     private mutating func join() throws(Refused) -> ClientStep {
+        let question = try exchange(.inquire(Inquire(softwareVersion: Version.current)))
+        guard case .announcement(let announcement) = question else { throw unexpected(question, to: "what is planned") }
+        let plan = try Refused.wrap { () throws(Failure) in try PlanCoding.decode(announcement.plan) }
+        // A plan over another base or tokenizer is refused by the coordinator, which says so better than what follows.
+        let fits = plan.baseDigest == identity.baseDigest && plan.tokenizerDigest == identity.tokenizerDigest
+        if fits, preparedPlan != plan {
+            try Refused.wrap { () throws(Failure) in
+                try plan.validate(maps: identity.maps)
+                try work.prepare(for: plan)
+                preparedPlan = plan
+            }
+        }
+        let budget = fits ? try Refused.wrap { () throws(Failure) in try makeBudget(plan, run: announcement.runID) } : nil
         let secret = try Refused.wrap { () throws(Failure) in try storage.secret() }
+        let tellsCount = plan.privacy == .none || plan.publicCounts
         let reply = try exchange(
             .hello(
                 Hello(
                     softwareVersion: Version.current, name: identity.name, secret: secret,
                     baseDigest: identity.baseDigest, tokenizerDigest: identity.tokenizerDigest,
-                    maximumRank: identity.maximumRank.map { UInt32(clamping: $0) }, exampleCount: UInt64(work.exampleCount),
-                    hasEvaluationData: work.hasEvaluationData, sessionNonce: nonce, kernelPath: identity.kernelPath)))
+                    maximumRank: identity.maximumRank.map { UInt32(clamping: $0) },
+                    exampleCount: tellsCount ? UInt64(work.exampleCount) : nil,
+                    hasEvaluationData: work.hasEvaluationData && plan.allowsEvaluation, sessionNonce: nonce,
+                    kernelPath: identity.kernelPath)))
         guard case .welcome(let welcome) = reply else { throw unexpected(reply, to: "a join") }
-        let plan = try Refused.wrap { () throws(Failure) in try PlanCoding.decode(welcome.plan) }
         let rank = Int(welcome.rank)
         let specification = try Refused.wrap { () throws(Failure) in
-            try plan.validate(maps: identity.maps)
+            guard welcome.runID == announcement.runID else {
+                throw Failure(.protocolError, "the coordinator began another run while this client joined: join again")
+            }
             guard plan.ranks.contains(rank) else {
                 throw Failure(.protocolError, "the coordinator assigned rank \(rank), which is not in its plan")
             }
-            if preparedPlan != plan {
-                try work.prepare(for: plan, rank: rank)
-                preparedPlan = plan
-            }
             return try plan.specification(rank: rank, maps: identity.maps)
         }
-        joined = Joined(run: welcome.runID, session: welcome.session, plan: plan, specification: specification)
+        joined = Joined(run: welcome.runID, session: welcome.session, plan: plan, specification: specification, budget: budget)
         return .worked(.joined(run: welcome.runID, rank: rank, plan: plan))
+    }
+
+    /// Example-level privacy: what a round costs this client, or why it declines.
+    private func makeBudget(_ plan: FederationPlan, run: String) throws(Failure) -> ExampleBudget? {
+        guard plan.privacy == .example else { return nil }
+        return try ExampleBudget(
+            plan: plan, run: run, client: identity.name, examples: work.exampleCount, policy: privacy, storage: storage)
     }
 
     // MARK: - Asking
 
-    private mutating func ask(_ joined: Joined) throws(Refused) -> ClientStep {
-        let last = try Refused.wrap { () throws(Failure) in try storage.lastContribution(run: joined.run) }
-        let reply = try exchange(.poll(Poll(session: joined.session, lastContribution: last)))
+    private mutating func ask(_ record: inout ClientRecord, _ joined: Joined) throws(Refused) -> ClientStep {
+        let reply = try exchange(.poll(Poll(session: joined.session, lastContribution: record.answered)))
         guard case .task(let answer) = reply else { throw unexpected(reply, to: "a poll") }
         switch answer.task {
         case .wait(let milliseconds, let reason):
@@ -156,11 +200,11 @@ public struct FederatedClient {
         case .finished(let reason):
             return .finished(reason: reason)
         case .start:
-            return .worked(try computeStart(joined))
+            return .worked(try computeStart(&record, joined))
         case .evaluate(let task):
             let weights = try weights(
-                joined, round: Int(task.round) + 1, attempt: 1, blobs: task.blobs, derivedDigest: task.derivedDigest,
-                training: false)
+                joined, round: Int(task.round) + 1, attempt: 1, blobs: task.blobs, delta: task.delta,
+                derivedDigest: task.derivedDigest)
             let result = try Refused.wrap { () throws(Failure) in try work.evaluate(weights, plan: joined.plan) }
             _ = try exchange(
                 .reportEvaluation(
@@ -170,23 +214,32 @@ public struct FederatedClient {
                         exactMatches: result.exactMatches.map(UInt64.init))))
             return .worked(.evaluated(round: Int(task.round), result))
         case .train(let task):
-            return .worked(try train(task, joined))
+            return .worked(try train(task, &record, residual: record.residual(given: answer.lastContribution), joined))
         }
     }
 
-    private mutating func train(_ task: TrainTask, _ joined: Joined) throws(Refused) -> ClientEvent {
+    private mutating func train(
+        _ task: TrainTask, _ record: inout ClientRecord, residual: Residual?, _ joined: Joined
+    ) throws(Refused) -> ClientEvent {
         let round = Int(task.round)
         let attempt = Int(task.attempt)
         guard (1...joined.plan.rounds).contains(round) else {
             throw Refused.failure(Failure(.protocolError, "the coordinator asked for round \(round) of \(joined.plan.rounds)"))
         }
         let given = try weights(
-            joined, round: round, attempt: attempt, blobs: task.blobs, derivedDigest: task.derivedDigest, training: true)
+            joined, round: round, attempt: attempt, blobs: task.blobs, delta: task.delta, derivedDigest: task.derivedDigest)
+        let use = try Refused.wrap { () throws(Failure) in
+            try joined.budget.map { (budget) throws(Failure) in
+                try budget.use(round: round, attempt: attempt, context: context(given, joined.plan), storage: storage)
+            }
+        }
         let channel = self.channel
         let result: TrainedResult
         do throws(WorkInterruption) {
             result = try work.train(
-                TrainingAssignment(plan: joined.plan, client: identity.name, round: round, attempt: attempt, weights: given)
+                TrainingAssignment(
+                    plan: joined.plan, client: identity.name, round: round, attempt: attempt, weights: given,
+                    privacy: use?.training)
             ) { step, steps in
                 let heartbeat = Heartbeat(
                     session: joined.session, round: task.round, step: UInt32(step), totalSteps: UInt32(steps))
@@ -202,49 +255,101 @@ public struct FederatedClient {
             case .failed(let failure): throw Refused.failure(failure)
             }
         }
-        let update =
-            switch joined.plan.strategy.contribution {
-            case .factors: result.state
-            case .update: result.state.update(since: given.trained)
+        let update = result.state.update(since: given.trained)
+        let plan = joined.plan
+        let (kept, bytes) = try Refused.wrap { () throws(Failure) in
+            let outgoing = try encode(update, given, residual, round: round, attempt: attempt, joined)
+            var contribution = KeptContribution(
+                isStart: false, round: round, attempt: attempt, digest: Digest(of: outgoing.bytes))
+            if plan.privacy == .none || plan.publicCounts { contribution.exampleCount = work.exampleCount }
+            if plan.privacy == .none {
+                contribution.trainLoss = result.trainLoss
+                contribution.targetTokens = result.targetTokens
+                contribution.trainSeconds = result.seconds
             }
-        let bytes = EncodedState.encode(update)
-        let pending = PendingContribution(
-            kind: .update, round: round, attempt: attempt, digest: Digest(of: bytes), exampleCount: work.exampleCount,
-            trainLoss: result.trainLoss, targetTokens: result.targetTokens, trainSeconds: result.seconds)
-        try Refused.wrap { () throws(Failure) in try storage.keep(pending, bytes: bytes, run: joined.run) }
-        return try upload(pending, bytes: bytes, joined)
+            // Charged before anything derived from the data is where it could leave from.
+            if let use { try use.charge(storage: storage) }
+            record.begin(contribution, from: residual, leaving: outgoing.residual?.reference)
+            try storage.keep(record, bytes: [outgoing.bytes] + (outgoing.residual.map { [$0.bytes] } ?? []))
+            return (contribution, outgoing.bytes)
+        }
+        let event = try upload(kept, bytes: bytes, &record, joined)
+        guard case .contributed(_, _, _, let count, let status) = event else { return event }
+        return .contributed(round: round, trainLoss: result.trainLoss, seconds: result.seconds, bytes: count, status: status)
     }
 
-    private mutating func computeStart(_ joined: Joined) throws(Refused) -> ClientEvent {
+    /// What an update is added to and what it was made from: on anything else, neither a residual nor noise may be used again.
+    private func context(_ given: AdapterWeights, _ plan: FederationPlan) -> Digest {
+        var builder = DigestBuilder()
+        builder.update(PlanCoding.encode(plan))
+        for state in [given.trained, given.frozen, given.correction] {
+            builder.update((state?.digest ?? Digest(of: [])).bytes)
+        }
+        builder.update(work.dataDigest.bytes)
+        return builder.finish()
+    }
+
+    private struct Outgoing {
+        let bytes: [UInt8]
+        let residual: (reference: Residual, bytes: [UInt8])?
+    }
+
+    /// The update as bytes; under error feedback with what the last one left out, and what this one leaves out.
+    private func encode(
+        _ update: AdapterState, _ given: AdapterWeights, _ residual: Residual?, round: Int, attempt: Int, _ joined: Joined
+    ) throws(Failure) -> Outgoing {
+        let plan = joined.plan
+        let rounding = SeededGenerator(
+            seed: plan.seed, purpose: "rounding", round: round, attempt: attempt, client: identity.name)
+        guard plan.errorFeedback else {
+            return Outgoing(bytes: EncodedState.encode(update, codec: plan.compress, rounding: rounding), residual: nil)
+        }
+        let context = Digest(of: update.layout.digest.bytes + (given.frozen?.digest ?? Digest(of: [])).bytes)
+        var corrected = update
+        if let residual, residual.context == context, residual.round < round, let bytes = try storage.bytes(residual.digest),
+            let carried = try? EncodedState.decode(bytes, layout: update.layout, codecs: [.float32])
+        {
+            corrected = ErrorFeedback.corrected(
+                update, residual: carried, decay: plan.residualDecay, skippedRounds: round - residual.round - 1)
+        }
+        let bytes = EncodedState.encode(corrected, codec: plan.compress, rounding: rounding)
+        guard let decoded = try? EncodedState.decode(bytes, layout: update.layout, codecs: [plan.compress]) else {
+            throw Failure(
+                .badData, "the update of round \(round) is out of range and cannot be encoded: lower --learning-rate")
+        }
+        let left = EncodedState.encode(ErrorFeedback.residual(corrected: corrected, decoded: decoded))
+        return Outgoing(
+            bytes: bytes, residual: (Residual(digest: Digest(of: left), round: round, context: context), left))
+    }
+
+    private mutating func computeStart(_ record: inout ClientRecord, _ joined: Joined) throws(Refused) -> ClientEvent {
         let name = identity.name
-        let (pending, bytes) = try Refused.wrap { () throws(Failure) in
+        let (contribution, bytes) = try Refused.wrap { () throws(Failure) in
             let state = try work.start(plan: joined.plan, client: name, specification: joined.specification)
             let bytes = EncodedState.encode(state)
-            let pending = PendingContribution(
-                kind: .start, round: 0, attempt: 1, digest: Digest(of: bytes), exampleCount: work.exampleCount, trainLoss: 0,
-                targetTokens: 0, trainSeconds: 0)
-            try storage.keep(pending, bytes: bytes, run: joined.run)
-            return (pending, bytes)
+            let contribution = KeptContribution(isStart: true, round: 0, attempt: 1, digest: Digest(of: bytes))
+            record.begin(contribution, from: nil, leaving: nil)
+            try storage.keep(record, bytes: [bytes])
+            return (contribution, bytes)
         }
-        return try upload(pending, bytes: bytes, joined)
+        return try upload(contribution, bytes: bytes, &record, joined)
     }
 
     // MARK: - Weights
 
     /// Fetches what the task refers to, and derives the rest from the run's seed.
     private func weights(
-        _ joined: Joined, round: Int, attempt: Int, blobs: [BlobReference], derivedDigest: Digest?, training: Bool
+        _ joined: Joined, round: Int, attempt: Int, blobs: [BlobReference], delta: StateDelta?, derivedDigest: Digest?
     ) throws(Refused) -> AdapterWeights {
-        try Refused.wrap { () throws(Failure) in try storage.retainBlobs(Set(blobs.map(\.digest))) }
-        var generator =
-            joined.plan.strategy == .flora
-            ? SeededGenerator(
-                seed: joined.plan.seed, purpose: "lora-a", round: round, attempt: attempt, client: identity.name)
-            : SeededGenerator(seed: joined.plan.seed, purpose: "lora-a")
-        var weights = joined.specification.initialWeights(&generator)
+        let needed = Set(blobs.map(\.digest) + (delta.map { [$0.from] } ?? []))
+        try Refused.wrap { () throws(Failure) in try storage.retainBlobs(needed) }
+        var weights = joined.plan.derivedWeights(
+            joined.specification, round: round, attempt: attempt, client: identity.name)
         var segments: [AdapterState] = []
         for reference in blobs {
-            let bytes = try fetch(reference, joined)
+            let bytes =
+                reference.kind == .state
+                ? try state(reference, delta, derived: weights.trained, joined) : try fetch(reference, joined)
             switch reference.kind {
             case .state:
                 weights.trained = try decode(bytes, layout: joined.specification.trainedLayout)
@@ -272,9 +377,32 @@ public struct FederatedClient {
         return weights
     }
 
-    private func decode(_ bytes: [UInt8], layout: AdapterLayout) throws(Refused) -> AdapterState {
+    /// The global state: kept, derived from the seed, reached by the difference from the one before, or else fetched whole.
+    private func state(
+        _ reference: BlobReference, _ delta: StateDelta?, derived: AdapterState, _ joined: Joined
+    ) throws(Refused) -> [UInt8] {
+        if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
+        var made = EncodedState.encode(derived)
+        if Digest(of: made) != reference.digest, let delta,
+            let before = try Refused.wrap({ () throws(Failure) in try storage.blob(delta.from) })
+        {
+            let layout = joined.specification.trainedLayout
+            let codec = joined.plan.compressDownlink
+            let bytes = try download(
+                delta.digest, byteCount: delta.byteCount, limit: EncodedState.byteLimit(layout: layout, codec: codec), joined)
+            made = EncodedState.encode(
+                try decode(before, layout: layout).adding(try decode(bytes, layout: layout, codec: codec)))
+        }
+        guard Digest(of: made) == reference.digest else { return try fetch(reference, joined) }
+        try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: made) }
+        return made
+    }
+
+    private func decode(
+        _ bytes: [UInt8], layout: AdapterLayout, codec: UpdateCodec = .float32
+    ) throws(Refused) -> AdapterState {
         do {
-            return try EncodedState.decode(bytes, layout: layout)
+            return try EncodedState.decode(bytes, layout: layout, codecs: [codec])
         } catch {
             throw Refused.failure(Failure(.protocolError, "the coordinator's adapter cannot be read: \(error)"))
         }
@@ -282,9 +410,17 @@ public struct FederatedClient {
 
     private func fetch(_ reference: BlobReference, _ joined: Joined) throws(Refused) -> [UInt8] {
         if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
-        let byteCount = Int(clamping: reference.byteCount)
-        let limit = EncodedState.byteCount(
-            layout: largestLayout(joined, reference), codec: .float32)
+        let bytes = try download(
+            reference.digest, byteCount: reference.byteCount,
+            limit: EncodedState.byteLimit(layout: largestLayout(joined, reference), codec: .float32), joined)
+        try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: bytes) }
+        return bytes
+    }
+
+    private func download(
+        _ digest: Digest, byteCount announced: UInt64, limit: Int, _ joined: Joined
+    ) throws(Refused) -> [UInt8] {
+        let byteCount = Int(clamping: announced)
         guard byteCount <= limit else {
             throw Refused.failure(
                 Failure(
@@ -295,19 +431,16 @@ public struct FederatedClient {
         bytes.reserveCapacity(byteCount)
         for index in 0..<Chunking.count(ofByteCount: byteCount) {
             let reply = try exchange(
-                .fetchChunk(FetchChunk(session: joined.session, digest: reference.digest, index: UInt32(index))), bulk: true)
-            guard case .chunk(let chunk) = reply, chunk.digest == reference.digest, Int(chunk.index) == index,
+                .fetchChunk(FetchChunk(session: joined.session, digest: digest, index: UInt32(index))), bulk: true)
+            guard case .chunk(let chunk) = reply, chunk.digest == digest, Int(chunk.index) == index,
                 bytes.count + chunk.bytes.count <= byteCount
             else { throw unexpected(reply, to: "a request for chunk \(index)") }
             bytes += chunk.bytes
         }
-        guard Digest(of: bytes) == reference.digest else {
+        guard Digest(of: bytes) == digest else {
             throw Refused.failure(
-                Failure(
-                    .protocolError, "the adapter from the coordinator is damaged (digest differs from \(reference.digest.short))")
-            )
+                Failure(.protocolError, "the adapter from the coordinator is damaged (digest differs from \(digest.short))"))
         }
-        try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: bytes) }
         return bytes
     }
 
@@ -322,67 +455,58 @@ public struct FederatedClient {
     // MARK: - Uploading
 
     private mutating func upload(
-        _ pending: PendingContribution, bytes: [UInt8], _ joined: Joined
+        _ contribution: KeptContribution, bytes: [UInt8], _ record: inout ClientRecord, _ joined: Joined
     ) throws(Refused) -> ClientEvent {
-        let kind = pending.contributionKind
         let count = Chunking.count(ofByteCount: bytes.count)
         var wanted = Array(0..<count)
         // Once, and once more for chunks that a restarted coordinator has lost.
         for _ in 0..<3 {
             for index in wanted {
                 guard let range = Chunking.range(ofChunk: index, byteCount: bytes.count) else { continue }
-                let reply = try exchangeUpload(
+                let sent = try isWanted(
                     .uploadChunk(
                         UploadChunk(
-                            session: joined.session, kind: kind, round: UInt32(pending.round), digest: pending.digest,
-                            index: UInt32(index), count: UInt32(count), totalBytes: UInt64(bytes.count),
-                            bytes: Array(bytes[range]))), joined)
-                if reply == nil { return try drop(pending, joined) }
+                            session: joined.session, kind: contribution.kind, round: UInt32(contribution.round),
+                            digest: contribution.digest, index: UInt32(index), count: UInt32(count),
+                            totalBytes: UInt64(bytes.count), bytes: Array(bytes[range]))))
+                // The commit says why it is not wanted: the round may have closed with it or without it.
+                if !sent { break }
             }
-            let reply = try exchangeUpload(
+            let reply = try exchange(
                 .commit(
                     Commit(
-                        session: joined.session, kind: kind, round: UInt32(pending.round), attempt: UInt32(pending.attempt),
-                        digest: pending.digest, totalBytes: UInt64(bytes.count), exampleCount: UInt64(pending.exampleCount),
-                        trainLoss: pending.trainLoss, targetTokens: UInt64(pending.targetTokens),
-                        trainSeconds: Float(pending.trainSeconds))), joined, bulk: false)
-            guard let reply else { return try drop(pending, joined) }
+                        session: joined.session, kind: contribution.kind, round: UInt32(contribution.round),
+                        attempt: UInt32(contribution.attempt), digest: contribution.digest, totalBytes: UInt64(bytes.count),
+                        exampleCount: contribution.exampleCount.map(UInt64.init), training: contribution.training)))
             guard case .committed(let committed) = reply else { throw unexpected(reply, to: "a commit") }
-            if !committed.missing.isEmpty {
+            guard committed.missing.isEmpty else {
                 wanted = committed.missing.map(Int.init)
                 continue
             }
             try Refused.wrap { () throws(Failure) in
-                if kind == .update, committed.status != .dropped {
-                    try storage.setLastContribution(
-                        ContributionKey(round: UInt32(pending.round), digest: pending.digest), run: joined.run)
-                }
-                try storage.discardPending(run: joined.run)
+                if committed.status == .dropped { record.drop() } else { record.acknowledge() }
+                try storage.keep(record, bytes: [])
             }
-            if kind == .start { return .started(bytes: bytes.count) }
+            if contribution.isStart { return .started(bytes: bytes.count) }
             return .contributed(
-                round: pending.round, trainLoss: pending.trainLoss, seconds: pending.trainSeconds, bytes: bytes.count,
-                status: committed.status)
+                round: contribution.round, trainLoss: contribution.trainLoss, seconds: contribution.trainSeconds,
+                bytes: bytes.count, status: committed.status)
         }
         throw Refused.failure(
             Failure(
                 .protocolError,
-                "the coordinator keeps asking for chunks of the contribution to round \(pending.round) that were sent"))
+                "the coordinator keeps asking for chunks of the contribution to round \(contribution.round) that were sent"))
     }
 
-    /// Nil if the contribution is no longer wanted.
-    private func exchangeUpload(_ request: Request, _ joined: Joined, bulk: Bool = true) throws(Refused) -> Reply? {
+    /// False if the coordinator does not want this part of the contribution any more.
+    private func isWanted(_ request: Request) throws(Refused) -> Bool {
         do throws(Refused) {
-            return try exchange(request, bulk: bulk)
+            _ = try exchange(request, bulk: true)
+            return true
         } catch {
-            if case .refusal(let refusal) = error, refusal.code == .notSelected { return nil }
+            if case .refusal(let refusal) = error, refusal.code == .notSelected { return false }
             throw error
         }
-    }
-
-    private func drop(_ pending: PendingContribution, _ joined: Joined) throws(Refused) -> ClientEvent {
-        try Refused.wrap { () throws(Failure) in try storage.discardPending(run: joined.run) }
-        return .abandoned(round: pending.round, reason: "the round went on without this contribution")
     }
 
     // MARK: - Exchanging

@@ -1,6 +1,7 @@
 /// A simulated client's state in memory, with one cache of adapters for all of them.
 
 import Primitives
+import Privacy
 import Wire
 
 /// Adapters that simulated clients have fetched: each is held once, however many clients have it.
@@ -30,22 +31,56 @@ public final class SharedBlobs {
 public final class MemoryStorage: ClientStorage {
     private let secretBytes: [UInt8]
     private let shared: SharedBlobs
+    /// Where records, residuals and the ledger outlive the process; nil where nothing needs to.
+    private let folder: ClientFolder?
     private var held: Set<Digest> = []
-    private var kept: (PendingContribution, bytes: [UInt8])?
-    private var last: ContributionKey?
+    private var kept: ClientRecord?
+    private var objects: [Digest: [UInt8]] = [:]
+    private var keptLedger = PrivacyLedger()
+    private let memoryNoiseKey = NoiseKey.random()
 
-    /// - Parameter secret: equal in every process of one simulation, so that its clients are known again
-    public init(secret: [UInt8], shared: SharedBlobs) {
+    /// - Parameters:
+    ///   - secret: equal in every process of one simulation, so that its clients are known again
+    ///   - folder: needed where a resumed simulation has to know what its clients carried: residuals, noise, ledgers
+    public init(secret: [UInt8], shared: SharedBlobs, folder: ClientFolder? = nil) {
         secretBytes = secret
         self.shared = shared
+        self.folder = folder
     }
 
     public func secret() throws(Failure) -> [UInt8] { secretBytes }
-    public func pending(run: String) throws(Failure) -> (PendingContribution, bytes: [UInt8])? { kept }
-    public func keep(_ pending: PendingContribution, bytes: [UInt8], run: String) throws(Failure) { kept = (pending, bytes) }
-    public func discardPending(run: String) throws(Failure) { kept = nil }
-    public func lastContribution(run: String) throws(Failure) -> ContributionKey? { last }
-    public func setLastContribution(_ key: ContributionKey?, run: String) throws(Failure) { last = key }
+    public func noiseKey() throws(Failure) -> NoiseKey {
+        if let folder { return try folder.noiseKey() }
+        return memoryNoiseKey
+    }
+
+    public func record(run: String) throws(Failure) -> ClientRecord? {
+        if let folder { return try folder.record(run: run) }
+        return kept?.run == run ? kept : nil
+    }
+
+    public func keep(_ record: ClientRecord, bytes: [[UInt8]]) throws(Failure) {
+        if let folder { return try folder.keep(record, bytes: bytes) }
+        for bytes in bytes { objects[Digest(of: bytes)] = bytes }
+        kept = record
+        objects = objects.filter { record.digests.contains($0.key) }
+    }
+
+    public func bytes(_ digest: Digest) throws(Failure) -> [UInt8]? {
+        if let folder { return try folder.bytes(digest) }
+        return objects[digest]
+    }
+
+    public func ledger() throws(Failure) -> PrivacyLedger {
+        if let folder { return try folder.ledger() }
+        return keptLedger
+    }
+
+    public func keep(_ ledger: PrivacyLedger) throws(Failure) {
+        if let folder { return try folder.keep(ledger) }
+        keptLedger = ledger
+    }
+
     public func blob(_ digest: Digest) throws(Failure) -> [UInt8]? { held.contains(digest) ? shared.get(digest) : nil }
 
     public func keepBlob(_ digest: Digest, bytes: [UInt8]) throws(Failure) {

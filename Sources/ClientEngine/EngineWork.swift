@@ -53,7 +53,18 @@ public final class EngineWork: LocalWork {
     public var exampleCount: Int { training.examples.count }
     public var hasEvaluationData: Bool { evaluation != nil }
 
-    public func prepare(for plan: FederationPlan, rank: Int) throws(Failure) {
+    /// Of the training examples at the plan's sequence length: tokens and targets of each.
+    public var dataDigest: Digest {
+        var builder = DigestBuilder()
+        for example in training.examples {
+            builder.update(counted: "\(example.tokens.count)")
+            example.tokens.withUnsafeBytes { builder.update($0) }
+            builder.update(example.targets.map { $0 ? 1 : 0 })
+        }
+        return builder.finish()
+    }
+
+    public func prepare(for plan: FederationPlan) throws(Failure) {
         let positions = base.checkpoint.configuration.maximumPositions
         guard plan.sequenceLength <= positions else {
             throw Failure(
@@ -84,7 +95,8 @@ public final class EngineWork: LocalWork {
                 stepRange: plan.steps(ofRound: assignment.round), totalSteps: plan.totalSteps,
                 generator: SeededGenerator(
                     seed: plan.seed, purpose: "batches", round: assignment.round, attempt: assignment.attempt,
-                    client: assignment.client)
+                    client: assignment.client),
+                privacy: assignment.privacy
             ) { step in
                 if !progress(.training(client: name, round: assignment.round, step)) {
                     interruption = .failed(stopped("the training of round \(assignment.round)"))

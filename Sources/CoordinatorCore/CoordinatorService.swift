@@ -8,6 +8,7 @@ import Adapters
 import Checkpoints
 import Plan
 import Primitives
+import Privacy
 import UpdateCodec
 import Wire
 
@@ -27,10 +28,11 @@ public final class CoordinatorService {
     /// - Parameters:
     ///   - plan: of this start; the store's, if it holds a run, must equal it
     ///   - start: the first global adapter of a new run
+    ///   - noise: made for a new run under differential privacy
     /// - Throws: `Failure(.badConfiguration)` if the store holds a run with another plan.
     public init(
-        store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, newRunID: String, at now: Duration,
-        stopwatch: @escaping () -> Duration
+        store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, newRunID: String,
+        noise: @autoclosure () -> CoordinatorNoise = CoordinatorNoise(), at now: Duration, stopwatch: @escaping () -> Duration
     ) throws(Failure) {
         self.store = store
         self.stopwatch = stopwatch
@@ -44,8 +46,9 @@ public final class CoordinatorService {
             }
             federation = Federation(stored, maps: maps, derivedDigest: start.derivedDigest, at: now)
         } else {
-            var changes: [StoreChange] = [.run(id: newRunID, plan: plan)]
-            var stored = StoredFederation(runID: newRunID, plan: plan)
+            let noise = plan.privacy == .none ? nil : noise()
+            var changes: [StoreChange] = [.run(id: newRunID, plan: plan, noise: noise)]
+            var stored = StoredFederation(runID: newRunID, plan: plan, noise: noise)
             for (blob, bytes) in start.blobs { changes.append(.blob(blob, bytes: bytes)) }
             if let adapter = start.adapter {
                 changes.append(.adapter(adapter))
@@ -103,9 +106,7 @@ public final class CoordinatorService {
 
     private func serve(_ fetch: FetchChunk) throws(Failure) -> Decision {
         if servedBlob?.digest != fetch.digest {
-            guard let stored = federation.adapter?.blobs.first(where: { $0.digest == fetch.digest }),
-                let bytes = try store.blobBytes(fetch.digest)
-            else {
+            guard let kind = federation.kind(ofBlob: fetch.digest), let bytes = try store.blobBytes(fetch.digest) else {
                 // The round went on while the client was fetching: asking again gives it the new task.
                 return Decision(
                     .refused(
@@ -113,7 +114,7 @@ public final class CoordinatorService {
                             code: .unknownBlob, message: "no task refers to blob \(fetch.digest.short) now: ask for a task again",
                             retryAfterMilliseconds: 0)))
             }
-            servedBlob = (fetch.digest, stored.kind, bytes)
+            servedBlob = (fetch.digest, kind, bytes)
         }
         guard let served = servedBlob, let range = Chunking.range(ofChunk: Int(fetch.index), byteCount: served.bytes.count)
         else { return Federation.refusal(.unknownBlob, "blob \(fetch.digest.short) has no chunk \(fetch.index)") }
@@ -134,7 +135,12 @@ public final class CoordinatorService {
             return Federation.refusal(.unknownSession, "join again")
         }
         let layout = try federation.layout(of: commit.kind, rank: member.rank)
-        let count = Chunking.count(ofByteCount: EncodedState.byteCount(layout: layout))
+        let codec = federation.codec(of: commit.kind)
+        guard commit.totalBytes <= UInt64(EncodedState.byteLimit(layout: layout, codec: codec)) else {
+            return Federation.refusal(
+                .tooLarge, "client \(name) announced \(commit.totalBytes) bytes, more than a contribution has")
+        }
+        let count = Chunking.count(ofByteCount: Int(commit.totalBytes))
         let present = try store.chunkIndices(client: name, digest: commit.digest)
         let missing = Set(0..<count).subtracting(present).sorted()
         guard missing.isEmpty else {
@@ -146,7 +152,7 @@ public final class CoordinatorService {
         }
         let state: AdapterState
         do {
-            state = try EncodedState.decode(bytes, layout: layout)
+            state = try EncodedState.decode(bytes, layout: layout, codecs: [codec])
         } catch {
             return refuse(commit, from: name, error.description)
         }
@@ -171,18 +177,23 @@ public final class CoordinatorService {
     /// Streams the round's contributions in ascending client name through the strategy, one at a time in memory.
     private func combine(at now: Duration) throws(Failure) {
         guard let attempt = federation.attempt, let current = federation.adapter else { return }
-        let combination = Combination(plan: federation.plan, maps: federation.maps)
-        let (next, blobs) = try combination.next(
-            after: current, round: attempt.round, weights: federation.weights,
+        let combination = Combination(
+            plan: federation.plan, maps: federation.maps, noise: federation.noise,
             blob: { digest throws(Failure) in try self.requireBlob(digest) },
             contribution: { name throws(Failure) in
-                guard let member = self.federation.members[name] else {
+                guard let member = self.federation.members[name], let record = self.federation.contributions[name] else {
                     throw Failure(.internalError, "client \(name) contributed to round \(attempt.round) and is not a member")
                 }
-                return (try self.store.contributionBytes(round: attempt.round, client: name), member.rank)
+                return Combination.Contribution(
+                    bytes: try self.store.contributionBytes(round: attempt.round, client: name), rank: member.rank,
+                    attempt: record.attempt)
             })
+        let (next, blobs) = try combination.next(after: current, round: attempt.round, weights: federation.weights)
         let seconds = (stopwatch() - roundBegan) / .seconds(1)
-        try keep(blobs.map { .blob($0, bytes: $1) } + federation.close(with: next, seconds: seconds, at: now))
+        let superseded = [current.residual?.digest, current.delta?.digest].compactMap { $0 }
+        try keep(
+            superseded.map(StoreChange.discardBlob) + blobs.map { .blob($0, bytes: $1) }
+                + federation.close(with: next, seconds: seconds, at: now))
     }
 
     private func requireBlob(_ digest: Digest) throws(Failure) -> [UInt8] {
@@ -213,6 +224,24 @@ extension Federation {
         guard let name = sessions[fetch.session] else { return .control }
         let key = ChunkKey(client: name, digest: fetch.digest, index: fetch.index)
         guard sentChunks.insert(key).inserted else { return .control }
-        return kind == .frozen ? .oneTime : .downlink
+        guard kind != .frozen else { return .oneTime }
+        if fetch.index == 0, let member = members[name], let values = try? valueCount(ofBlob: fetch.digest, rank: member.rank) {
+            traffic.downlinkValues += values
+        }
+        return .downlink
+    }
+
+    /// What a blob that the present tasks name is for; nil if none names it.
+    func kind(ofBlob digest: Digest) -> StoredBlob.Kind? {
+        if adapter?.delta?.digest == digest { return .delta }
+        return adapter?.blobs.first { $0.digest == digest }?.kind
+    }
+
+    /// Adapter values that a blob stands for.
+    private func valueCount(ofBlob digest: Digest, rank: Int) throws(Failure) -> Int {
+        if let segment = adapter?.blobs.first(where: { $0.digest == digest && $0.kind == .segment }) {
+            return AdapterSpecification.stackLayout(maps: try plan.targets(among: maps), rank: segment.rank).parameterCount
+        }
+        return try plan.specification(rank: rank, maps: maps).trainedLayout.parameterCount
     }
 }

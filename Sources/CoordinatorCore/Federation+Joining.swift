@@ -46,8 +46,14 @@ extension Federation {
                 .rankTooSmall,
                 "--max-rank \(maximumRank ?? 0) is below this run's smallest rank \(plan.ranks.min() ?? 0): raise --max-rank")
         }
-        guard hello.exampleCount > 0, let exampleCount = Int(exactly: hello.exampleCount) else {
+        let exampleCount = hello.exampleCount.map { Int(clamping: $0) }
+        guard exampleCount != 0 else {
             return Self.refusal(.noExamples, "client \(hello.name) has no usable training example")
+        }
+        guard exampleCount != nil || plan.weighting == .uniform else {
+            return Self.refusal(
+                .noExamples, "client \(hello.name) does not tell how many examples it has, by which this run weighs contributions"
+            )
         }
         let member = Member(
             name: hello.name, secretHash: secretHash, rank: rank, exampleCount: exampleCount,
@@ -66,8 +72,8 @@ extension Federation {
         var decision = Decision(
             .welcome(
                 Welcome(
-                    softwareVersion: Version.current, runID: runID, session: session, plan: PlanCoding.encode(plan),
-                    rank: UInt32(member.rank), heartbeatSeconds: Self.heartbeatSeconds)))
+                    softwareVersion: Version.current, runID: runID, session: session, rank: UInt32(member.rank),
+                    heartbeatSeconds: Self.heartbeatSeconds)))
         if isNew || member != known { decision.changes.append(.member(member)) }
         members[member.name] = member
         decision.changes += advance(at: now)

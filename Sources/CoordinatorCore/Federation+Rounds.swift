@@ -2,6 +2,7 @@
 
 import Plan
 import Primitives
+import Privacy
 
 extension Federation {
     /// Opens what can be opened: the start, a round, the end. Called after every request and every tick.
@@ -16,7 +17,7 @@ extension Federation {
             return openNext(at: now)
         case .finalEvaluation(let deadline):
             let missing = liveMembers(at: now).filter {
-                members[$0]?.hasEvaluationData == true && evaluations[plan.rounds]?[$0] == nil
+                members[$0]?.hasEvaluationData == true && evaluations[lastRound]?[$0] == nil
             }
             guard missing.isEmpty || now >= deadline else { return [] }
             return finish()
@@ -55,6 +56,16 @@ extension Federation {
         return Array(generator.permutation(names.count).prefix(count)).sorted().map { names[$0] }
     }
 
+    /// Client-level privacy: every enrolled client with the plan's probability, independently of all others and of whether it
+    /// can be heard of now.
+    private func draw(round: Int) -> [String] {
+        guard let noise else { preconditionFailure("client-level privacy without a key: the service makes one with the run") }
+        return members.keys.sorted().filter { name in
+            var stream = NoiseStream(key: noise.key.derived("selection of " + name, round: round))
+            return stream.bernoulli(plan.clientSamplingRate)
+        }
+    }
+
     private mutating func openNext(at now: Duration) -> [StoreChange] {
         if members.count < plan.minimumClients {
             phase = .waiting(reason: "clients: \(members.count) of \(plan.minimumClients) have joined")
@@ -81,7 +92,9 @@ extension Federation {
         }
         let round = (records.last?.round ?? 0) + 1
         let count = plan.clientsPerRound > 0 ? plan.clientsPerRound : live.count
-        let opened = RoundAttempt(round: round, attempt: 1, selected: select(count, from: live, round: round, attempt: 1))
+        let selected =
+            plan.privacy == .client ? draw(round: round) : select(count, from: live, round: round, attempt: 1)
+        let opened = RoundAttempt(round: round, attempt: 1, selected: selected)
         attempt = opened
         contributions = [:]
         sentChunks = []
@@ -100,7 +113,7 @@ extension Federation {
     /// Client and weight of each contribution to the open round, ascending by name.
     public var weights: [(client: String, weight: Double)] {
         contributions.keys.sorted().map { name in
-            // A client that claims to have no examples must not make the round's total zero.
+            // A client that claims to have no examples, or does not tell, must not make the round's total zero.
             (name, plan.weighting.weight(examples: max(1, contributions[name]?.exampleCount ?? 1)))
         }
     }
@@ -112,13 +125,15 @@ extension Federation {
         var lossSum = 0.0
         var tokens = 0
         for name in names {
-            guard let record = contributions[name] else { continue }
-            lossSum += record.trainLoss * Double(record.targetTokens)
-            tokens += record.targetTokens
+            guard let record = contributions[name], let loss = record.trainLoss, let count = record.targetTokens else { continue }
+            lossSum += loss * Double(count)
+            tokens += count
         }
         let record = RoundRecord(
             round: attempt.round, attempts: attempt.attempt, participants: names,
-            trainLoss: tokens > 0 ? lossSum / Double(tokens) : 0, traffic: traffic, seconds: seconds)
+            trainLoss: tokens > 0 ? lossSum / Double(tokens) : nil, traffic: traffic, seconds: seconds,
+            epsilon: plan.clientEpsilon(afterRounds: attempt.round),
+            clip: plan.privacy == .client ? adapter?.clip ?? plan.clip : nil)
         records.append(record)
         lastClosed = contributions.mapValues { record in
             var counted = record
@@ -130,7 +145,7 @@ extension Federation {
         self.attempt = nil
         traffic = Traffic()
         var changes: [StoreChange] = [.adapter(next), .closeRound(record), .traffic(traffic)]
-        if attempt.round == plan.rounds {
+        if attempt.round == lastRound {
             phase = .finalEvaluation(deadline: now + .seconds(finalEvaluationSeconds))
             changes += advance(at: now)
         } else {
@@ -143,10 +158,7 @@ extension Federation {
     /// Folds what travelled after the last round into its record, and ends the run.
     private mutating func finish() -> [StoreChange] {
         guard var last = records.popLast() else { return [] }
-        last.traffic.uplink += traffic.uplink
-        last.traffic.downlink += traffic.downlink
-        last.traffic.oneTime += traffic.oneTime
-        last.traffic.control += traffic.control
+        last.traffic = last.traffic + traffic
         traffic = Traffic()
         records.append(last)
         phase = .finished

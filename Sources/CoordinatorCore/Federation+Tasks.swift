@@ -46,12 +46,12 @@ extension Federation {
             return .train(
                 TrainTask(
                     round: UInt32(attempt.round), attempt: UInt32(attempt.attempt),
-                    deadlineMilliseconds: UInt64(left / .milliseconds(1)), blobs: adapter?.blobs.map(\.reference) ?? [],
-                    derivedDigest: derivedDigest))
+                    deadlineMilliseconds: UInt64(left / .milliseconds(1)), blobs: adapter?.blobs.compactMap(\.reference) ?? [],
+                    derivedDigest: derivedDigest, delta: adapter?.delta))
         case .finalEvaluation:
             return evaluation(for: name) ?? wait("the evaluation of the last round")
         case .finished:
-            return .finished(reason: "all \(plan.rounds) rounds are done")
+            return .finished(reason: endReason)
         }
     }
 
@@ -61,13 +61,24 @@ extension Federation {
             return nil
         }
         return .evaluate(
-            EvaluateTask(round: UInt32(adapter.round), blobs: adapter.blobs.map(\.reference), derivedDigest: derivedDigest))
+            EvaluateTask(
+                round: UInt32(adapter.round), blobs: adapter.blobs.compactMap(\.reference), derivedDigest: derivedDigest,
+                delta: adapter.delta))
+    }
+
+    /// Why no further round begins.
+    public var endReason: String {
+        guard lastRound < plan.rounds, let epsilon = plan.epsilon else { return "all \(plan.rounds) rounds are done" }
+        let next = plan.clientEpsilon(afterRounds: lastRound + 1).map { " (it would be \(($0 * 1000).rounded() / 1000))" } ?? ""
+        return
+            "round \(lastRound + 1) of \(plan.rounds) is refused: with it the run would exceed its privacy budget of epsilon \(epsilon) at delta \(plan.delta)\(next)"
     }
 
     private func wait(_ reason: String) -> Task { .wait(milliseconds: 500, reason: "waiting for \(reason)") }
 
     mutating func receiveEvaluation(from name: String, _ report: ReportEvaluation, at now: Duration) -> Decision {
-        guard let adapter, Int(report.round) == adapter.round, members[name]?.hasEvaluationData == true else {
+        guard let adapter, Int(report.round) == adapter.round, members[name]?.hasEvaluationData == true, plan.allowsEvaluation
+        else {
             // The round has moved on; late results are of no use and do no harm.
             return Decision(.acknowledged)
         }

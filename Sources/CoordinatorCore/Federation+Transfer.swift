@@ -13,6 +13,9 @@ extension Federation {
         return kind == .start ? specification.startLayout : specification.trainedLayout
     }
 
+    /// How a contribution is encoded.
+    func codec(of kind: ContributionKind) -> UpdateCodec { kind == .start ? .float32 : plan.compress }
+
     /// Why this client may not contribute that now, or nil.
     private func objection(_ kind: ContributionKind, round: Int, from name: String) -> Decision? {
         switch (kind, phase) {
@@ -33,14 +36,14 @@ extension Federation {
         guard let member = members[name], let layout = try? layout(of: upload.kind, rank: member.rank) else {
             return Self.refusal(.badMessage, "client \(name) has no layout in this run")
         }
-        let expected = EncodedState.byteCount(layout: layout, codec: .float32)
-        let chunks = Chunking.count(ofByteCount: expected)
-        guard upload.totalBytes == UInt64(expected), Int(upload.count) == chunks,
-            let range = Chunking.range(ofChunk: Int(upload.index), byteCount: expected)
+        let limit = EncodedState.byteLimit(layout: layout, codec: codec(of: upload.kind))
+        guard upload.totalBytes <= UInt64(limit),
+            let range = Chunking.range(ofChunk: Int(upload.index), byteCount: Int(upload.totalBytes)),
+            Int(upload.count) == Chunking.count(ofByteCount: Int(upload.totalBytes))
         else {
             return Self.refusal(
                 .tooLarge,
-                "client \(name) announced \(upload.totalBytes) bytes in \(upload.count) chunks, but its contribution has \(expected) bytes in \(chunks)"
+                "client \(name) announced \(upload.totalBytes) bytes in \(upload.count) chunks, but its contribution has at most \(limit) bytes"
             )
         }
         guard upload.bytes.count == range.count else {
@@ -68,7 +71,9 @@ extension Federation {
         if let objection = objection(commit.kind, round: Int(commit.round), from: name) {
             var decision = objection
             decision.changes.append(.discardChunks(client: name))
-            decision.reply = .committed(Committed(status: .dropped, missing: []))
+            // A client that heard nothing of its commit asks when the round is long closed: it may have counted.
+            decision.reply = .committed(
+                Committed(status: commit.kind == .update ? status(of: key, from: name) : .dropped, missing: []))
             return decision
         }
         return nil
@@ -77,10 +82,12 @@ extension Federation {
     /// Stores a contribution whose bytes were checked.
     mutating func accept(_ commit: Commit, bytes: [UInt8], from name: String) -> Decision {
         let record = ContributionRecord(
-            round: Int(commit.round), client: name, digest: commit.digest,
-            exampleCount: min(Int(clamping: commit.exampleCount), members[name]?.exampleCount ?? 1), trainLoss: commit.trainLoss,
-            targetTokens: Int(clamping: commit.targetTokens), trainSeconds: Double(commit.trainSeconds), counted: nil)
+            round: Int(commit.round), attempt: Int(commit.attempt), client: name, digest: commit.digest,
+            exampleCount: commit.exampleCount.map { min(Int(clamping: $0), members[name]?.exampleCount ?? 1) },
+            trainLoss: commit.training?.trainLoss, targetTokens: commit.training.map { Int(clamping: $0.targetTokens) },
+            trainSeconds: commit.training.map { Double($0.trainSeconds) }, counted: nil)
         contributions[name] = record
+        traffic.uplinkValues += members[name].flatMap { try? layout(of: .update, rank: $0.rank).parameterCount } ?? 0
         var decision = Decision(.committed(Committed(status: .pending, missing: [])))
         decision.requestTraffic = .uplink
         decision.changes.append(.contribution(record, bytes: bytes))

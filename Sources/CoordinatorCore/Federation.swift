@@ -9,6 +9,7 @@ import Adapters
 import Checkpoints
 import Plan
 import Primitives
+import Privacy
 import Wire
 
 /// What a request leads to.
@@ -41,6 +42,9 @@ public struct Federation: Sendable {
     public let plan: FederationPlan
     public let maps: [LinearMap]
     public let runID: String
+    let noise: CoordinatorNoise?
+    /// Fewer than the plan's where its privacy budget allows no more.
+    public let lastRound: Int
     /// The frozen factors' digest if clients derive them from the seed (FFA-LoRA).
     public let derivedDigest: Digest?
 
@@ -82,6 +86,8 @@ public struct Federation: Sendable {
     public init(_ stored: StoredFederation, maps: [LinearMap], derivedDigest: Digest?, at now: Duration) {
         plan = stored.plan
         runID = stored.runID
+        noise = stored.noise
+        lastRound = stored.plan.roundsWithinBudget
         self.maps = maps
         self.derivedDigest = derivedDigest
         phase = .waiting(reason: "")
@@ -105,10 +111,13 @@ public struct Federation: Sendable {
             phase = .finished
         } else if attempt != nil {
             phase = .round(deadline: now + .seconds(plan.deadlineSeconds))
-        } else if records.count == plan.rounds {
+        } else if records.count == lastRound {
             phase = .finalEvaluation(deadline: now + .seconds(finalEvaluationSeconds))
         }
     }
+
+    /// Whether differential privacy's noise follows from a number that was given for tests.
+    public var hasUnsafeNoise: Bool { noise?.isSeeded == true }
 
     /// Round of the open attempt, or of the next one.
     public var currentRound: Int { attempt?.round ?? (records.last?.round ?? 0) + 1 }
@@ -122,6 +131,8 @@ public struct Federation: Sendable {
 
     /// Contributions that close a round at its deadline.
     public var quorum: Int {
+        // Drawn clients are not replaced: whom a round closes with must not depend on who reports.
+        if plan.privacy == .client { return 0 }
         if plan.quorum > 0 { return plan.quorum }
         return plan.clientsPerRound > 0 ? plan.clientsPerRound : plan.minimumClients
     }
@@ -133,6 +144,10 @@ public struct Federation: Sendable {
     ///   - newSession: an unguessable number, used if the request is a join
     public mutating func receive(_ request: Request, at now: Duration, newSession: UInt64) -> Decision {
         switch request {
+        case .inquire:
+            return Decision(
+                .announcement(
+                    Announcement(softwareVersion: Version.current, runID: runID, plan: PlanCoding.encode(plan))))
         case .hello(let hello): return join(hello, at: now, session: newSession)
         case .poll(let poll):
             return withMember(poll.session, at: now) { $0.nextTask(for: $1, poll, at: now) }

@@ -2,6 +2,7 @@
 
 import Plan
 import Primitives
+import Privacy
 import Wire
 
 /// A client that has joined.
@@ -10,21 +11,26 @@ public struct Member: Codable, Equatable, Sendable {
     /// SHA-256 of the secret that the client made at its first join.
     public let secretHash: Digest
     public let rank: Int
-    /// Size of the usable training set as declared at the first join: the most that a contribution can weigh.
-    public let exampleCount: Int
+    /// Size of the usable training set as declared at the first join: the most that a contribution can weigh. Nil where the
+    /// plan keeps counts private.
+    public let exampleCount: Int?
     public var hasEvaluationData: Bool
 }
 
 /// A contribution as the coordinator remembers it; its bytes are kept until the round closes.
 public struct ContributionRecord: Codable, Equatable, Sendable {
     public let round: Int
+    /// The attempt that the client trained for: with it the coordinator derives what FLoRA's client began with.
+    public let attempt: Int
     public let client: String
     public let digest: Digest
-    /// Size of the training set as the client used it; at most what it declared when it joined.
-    public let exampleCount: Int
-    public let trainLoss: Double
-    public let targetTokens: Int
-    public let trainSeconds: Double
+    /// Size of the training set as the client used it; at most what it declared when it joined. Nil where the plan keeps
+    /// counts private.
+    public let exampleCount: Int?
+    /// This and the next are nil under differential privacy.
+    public let trainLoss: Double?
+    public let targetTokens: Int?
+    public let trainSeconds: Double?
     /// Nil while the round is open.
     public var counted: Bool?
 }
@@ -44,6 +50,12 @@ public struct GlobalAdapter: Codable, Equatable, Sendable {
     public let blobs: [StoredBlob]
     /// FLoRA: relative Frobenius error of a truncation in this round, if there was one.
     public let truncationError: Double?
+    /// The way from the state before, where the downlink is compressed.
+    public var delta: StateDelta?
+    /// What compressing the downlink has left out so far: the coordinator's alone.
+    public var residual: StoredBlob?
+    /// Client-level privacy with an adaptive clip: the one for the next round.
+    public var clip: Double?
 
     public init(round: Int, blobs: [StoredBlob], truncationError: Double? = nil) {
         self.round = round
@@ -54,7 +66,13 @@ public struct GlobalAdapter: Codable, Equatable, Sendable {
 
 /// A blob's name and use.
 public struct StoredBlob: Codable, Equatable, Sendable {
-    public enum Kind: String, Codable, Sendable { case state, frozen, segment }
+    public enum Kind: String, Codable, Sendable {
+        case state, frozen, segment
+        /// An encoded difference of two states.
+        case delta
+        /// Never sent.
+        case residual
+    }
     public let digest: Digest
     public let byteCount: Int
     public let kind: Kind
@@ -67,13 +85,15 @@ public struct StoredBlob: Codable, Equatable, Sendable {
         self.rank = rank
     }
 
-    public var reference: BlobReference {
-        let wireKind: BlobKind =
-            switch kind {
-            case .state: .state
-            case .frozen: .frozen
-            case .segment: .segment
-            }
+    /// As a task names it; nil for what has no place of its own in a task.
+    public var reference: BlobReference? {
+        let wireKind: BlobKind
+        switch kind {
+        case .state: wireKind = .state
+        case .frozen: wireKind = .frozen
+        case .segment: wireKind = .segment
+        case .delta, .residual: return nil
+        }
         return BlobReference(digest: digest, byteCount: UInt64(byteCount), kind: wireKind, rank: UInt32(rank))
     }
 }
@@ -106,6 +126,9 @@ public struct Traffic: Codable, Equatable, Sendable {
     public var downlink = 0
     public var oneTime = 0
     public var control = 0
+    /// Adapter values that the uplink and the downlink carried, whatever their encoding: what bytes are compared with.
+    public var uplinkValues = 0
+    public var downlinkValues = 0
 
     public init() {}
 
@@ -117,6 +140,17 @@ public struct Traffic: Codable, Equatable, Sendable {
         case .control: control += bytes
         }
     }
+
+    public static func + (left: Traffic, right: Traffic) -> Traffic {
+        var sum = left
+        sum.uplink += right.uplink
+        sum.downlink += right.downlink
+        sum.oneTime += right.oneTime
+        sum.control += right.control
+        sum.uplinkValues += right.uplinkValues
+        sum.downlinkValues += right.downlinkValues
+        return sum
+    }
 }
 
 /// What is known of a round when it closes; evaluations stand apart, for they come later.
@@ -125,18 +159,40 @@ public struct RoundRecord: Codable, Equatable, Sendable {
     public let attempts: Int
     /// Ascending by name.
     public let participants: [String]
-    /// Mean nats per target token over the participants' local steps.
-    public let trainLoss: Double
+    /// Mean nats per target token over the participants' local steps; nil where nobody told.
+    public let trainLoss: Double?
     public var traffic: Traffic
     public let seconds: Double
+    /// Client-level privacy: what the run has spent with this round, and this round's clip.
+    public let epsilon: Double?
+    public let clip: Double?
 
-    public init(round: Int, attempts: Int, participants: [String], trainLoss: Double, traffic: Traffic, seconds: Double) {
+    public init(
+        round: Int, attempts: Int, participants: [String], trainLoss: Double?, traffic: Traffic, seconds: Double,
+        epsilon: Double? = nil, clip: Double? = nil
+    ) {
         self.round = round
         self.attempts = attempts
         self.participants = participants
         self.trainLoss = trainLoss
         self.traffic = traffic
         self.seconds = seconds
+        self.epsilon = epsilon
+        self.clip = clip
+    }
+}
+
+/// What the coordinator's draws and noise follow from, under client-level privacy: stored before anything that does, so that a
+/// resumed round makes the same; never published.
+public struct CoordinatorNoise: Codable, Equatable, Sendable {
+    private let bytes: [UInt8]
+    public var key: NoiseKey { NoiseKey(bytes: bytes) }
+    /// Only in tests: the key follows from a number, so that the guarantee does not hold.
+    public let isSeeded: Bool
+
+    public init(seed: UInt64? = nil) {
+        bytes = (seed.map { NoiseKey.unsafeSeeded($0, name: "coordinator") } ?? NoiseKey.random()).bytes
+        isSeeded = seed != nil
     }
 }
 
@@ -144,6 +200,7 @@ public struct RoundRecord: Codable, Equatable, Sendable {
 public struct StoredFederation: Equatable, Sendable {
     public var runID: String
     public var plan: FederationPlan
+    public var noise: CoordinatorNoise?
     public var members: [Member] = []
     public var attempt: RoundAttempt?
     public var contributions: [ContributionRecord] = []
@@ -154,15 +211,16 @@ public struct StoredFederation: Equatable, Sendable {
     public var traffic = Traffic()
     public var finished = false
 
-    public init(runID: String, plan: FederationPlan) {
+    public init(runID: String, plan: FederationPlan, noise: CoordinatorNoise?) {
         self.runID = runID
         self.plan = plan
+        self.noise = noise
     }
 }
 
 /// One thing to store. A list of them is stored as a whole or not at all.
 public enum StoreChange: Sendable {
-    case run(id: String, plan: FederationPlan)
+    case run(id: String, plan: FederationPlan, noise: CoordinatorNoise?)
     case member(Member)
     case forget(name: String)
     /// A part of a contribution on its way. One contribution per client is on its way at a time: another digest
@@ -173,6 +231,8 @@ public enum StoreChange: Sendable {
     case discardChunks(client: String)
     case attempt(RoundAttempt)
     case blob(StoredBlob, bytes: [UInt8])
+    /// Nothing refers to this blob any more.
+    case discardBlob(Digest)
     case adapter(GlobalAdapter)
     /// The round is closed: these contributions counted, its others did not, and no bytes of theirs are kept.
     case closeRound(RoundRecord)

@@ -15,8 +15,8 @@ public final class MemoryFederationStore: FederationStore {
     public func apply(_ changes: [StoreChange]) throws(Failure) {
         for change in changes {
             switch change {
-            case .run(let id, let plan):
-                federation = StoredFederation(runID: id, plan: plan)
+            case .run(let id, let plan, let noise):
+                federation = StoredFederation(runID: id, plan: plan, noise: noise)
             case .member(let member):
                 federation?.members.removeAll { $0.name == member.name }
                 federation?.members.append(member)
@@ -37,6 +37,8 @@ public final class MemoryFederationStore: FederationStore {
                 federation?.attempt = attempt
             case .blob(let blob, let bytes):
                 blobs[blob.digest] = bytes
+            case .discardBlob(let digest):
+                blobs[digest] = nil
             case .adapter(let adapter):
                 federation?.adapters.removeAll { $0.round == adapter.round }
                 federation?.adapters.append(adapter)

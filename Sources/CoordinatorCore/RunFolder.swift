@@ -5,6 +5,7 @@ import Checkpoints
 import FoundationEssentials
 import Plan
 import Primitives
+import UpdateCodec
 
 public struct RunFolder: Sendable {
     public let path: String
@@ -36,7 +37,7 @@ public struct RunFolder: Sendable {
         let members = stored.members.map { member in
             JSONValue.object([
                 .init("name", .string(member.name)), .init("rank", .integer(member.rank)),
-                .init("examples", .integer(member.exampleCount)),
+                .init("examples", member.exampleCount.map(JSONValue.integer) ?? .null),
             ])
         }
         let value = JSONValue.object(
@@ -44,25 +45,72 @@ public struct RunFolder: Sendable {
                 .init("run", .string(stored.runID)), .init("version", .string(Version.current)),
                 .init("base_model", .string(base)), .init("plan", plan), .init("finished", .boolean(stored.finished)),
                 .init("rounds_done", .integer(stored.records.count)), .init("members", .array(members)),
+                .init("privacy", Self.privacy(stored)),
                 .init("initial_eval_loss", .optional(initial.loss)),
                 .init("initial_eval_exact_match", .optional(initial.exactMatch)),
             ] + extra)
         try FileWriting.replace(path + "/run.json", with: value.pretty + "\n")
     }
 
+    /// What differential privacy the run gives, and by whom it is guaranteed; null without any.
+    private static func privacy(_ stored: StoredFederation) -> JSONValue {
+        let plan = stored.plan
+        guard plan.privacy != .none else { return .null }
+        var members: [JSONValue.Member] = [
+            .init("level", .string(plan.privacy.rawValue)), .init("epsilon_target", .optional(plan.epsilon)),
+            .init("delta", .optional(plan.delta)), .init("rounds_used", .integer(stored.records.count)),
+        ]
+        if plan.privacy == .client {
+            members.append(.init("epsilon_spent", .optional(stored.records.last?.epsilon ?? 0)))
+        }
+        members.append(
+            .init(
+                "guarantee",
+                .string(
+                    stored.noise?.isSeeded == true
+                        ? unsafeNotice
+                        : plan.privacy == .client
+                            ? "by this coordinator, for each client under add/remove adjacency"
+                            : "by each client's own ledger, for its examples under add/remove adjacency")))
+        return .object(members)
+    }
+
+    /// Said wherever results appear that were made with seeded noise.
+    public static let unsafeNotice = "none: the noise follows from --unsafe-dp-seed and can be computed by anybody"
+
+    /// Bytes that the values would take in an encoding of so many bytes each, over the bytes sent; nil where nothing was.
+    private static func ratio(_ values: Int, _ bytesEach: Int, _ bytes: Int) -> JSONValue {
+        values > 0 && bytes > 0 ? .optional(Double(values * bytesEach) / Double(bytes)) : .null
+    }
+
     /// A round's line, as `metrics.jsonl` and `--json` show it.
     public static func line(_ record: RoundRecord, _ stored: StoredFederation) -> JSONValue {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
+        let plan = stored.plan
+        let traffic = record.traffic
+        // Under client-level privacy, who was drawn is part of the secret.
+        let participants =
+            plan.privacy == .client ? JSONValue.null : .array(record.participants.map(JSONValue.string))
         var members: [JSONValue.Member] = [
-            .init("round", .integer(record.round)),
-            .init("participants", .array(record.participants.map(JSONValue.string))),
+            .init("round", .integer(record.round)), .init("participants", participants),
             .init("train_loss", .optional(record.trainLoss)), .init("eval_loss", .optional(evaluation.loss)),
             .init("eval_exact_match", .optional(evaluation.exactMatch)),
-            .init("uplink_bytes", .integer(record.traffic.uplink)), .init("downlink_bytes", .integer(record.traffic.downlink)),
-            .init("one_time_bytes", .integer(record.traffic.oneTime)),
-            .init("control_bytes", .integer(record.traffic.control)), .init("seconds", .optional(record.seconds)),
-            .init("strategy", .string(stored.plan.strategy.rawValue)), .init("attempts", .integer(record.attempts)),
+            .init("uplink_bytes", .integer(traffic.uplink)), .init("downlink_bytes", .integer(traffic.downlink)),
+            .init("one_time_bytes", .integer(traffic.oneTime)), .init("control_bytes", .integer(traffic.control)),
+            .init("uplink_ratio_bf16", ratio(traffic.uplinkValues, 2, traffic.uplink)),
+            .init("uplink_ratio_f32", ratio(traffic.uplinkValues, 4, traffic.uplink)),
+            .init("downlink_ratio_bf16", ratio(traffic.downlinkValues, 2, traffic.downlink)),
+            .init("downlink_ratio_f32", ratio(traffic.downlinkValues, 4, traffic.downlink)),
+            .init("seconds", .optional(record.seconds)), .init("strategy", .string(plan.strategy.rawValue)),
+            .init("compress", .string(plan.compress.description)), .init("attempts", .integer(record.attempts)),
         ]
+        if let epsilon = record.epsilon {
+            members += [
+                .init("epsilon", .optional(epsilon)), .init("delta", .optional(plan.delta)),
+                .init("clip", .optional(record.clip)),
+            ]
+        }
+        if stored.noise?.isSeeded == true { members.append(.init("privacy_guarantee", .string(unsafeNotice))) }
         if let error = stored.adapters.first(where: { $0.round == record.round })?.truncationError {
             members.append(.init("truncation_error", .optional(error)))
         }

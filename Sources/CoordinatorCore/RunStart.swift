@@ -34,8 +34,7 @@ public struct RunStart: Sendable {
             self.init(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
         case .fedit, .ffaLoRA:
             let specification = try plan.specification(rank: rank, maps: maps)
-            var generator = SeededGenerator(seed: plan.seed, purpose: "lora-a")
-            let fresh = specification.initialWeights(&generator)
+            let fresh = plan.derivedWeights(specification)
             var blobs = [encodedBlob((initial ?? fresh).trained, kind: .state, rank: rank)]
             // An A that came with an adapter cannot be derived from the seed: it travels once.
             if let frozen = initial?.frozen { blobs.append(encodedBlob(frozen, kind: .frozen, rank: rank)) }
@@ -85,10 +84,9 @@ public func storedWeights(
     }
     let rank = stored.plan.ranks.max() ?? 1
     let specification = try stored.plan.specification(rank: rank, maps: maps)
-    var generator = SeededGenerator(seed: stored.plan.seed, purpose: "lora-a")
-    var weights = specification.initialWeights(&generator)
+    var weights = stored.plan.derivedWeights(specification)
     func state(_ blob: StoredBlob, _ bytes: [UInt8], _ layout: AdapterLayout) throws(Failure) -> AdapterState {
-        do throws(DecodeError) { return try EncodedState.decode(bytes, layout: layout) } catch {
+        do throws(DecodeError) { return try EncodedState.decode(bytes, layout: layout, codecs: [.float32]) } catch {
             throw Failure(
                 .badData, "blob \(blob.digest.short) of the state is damaged (\(error)): restore the state file from a copy")
         }
@@ -100,6 +98,7 @@ public func storedWeights(
         case .state: weights.trained = try state(reference, bytes, specification.trainedLayout)
         case .frozen:
             if let layout = specification.frozenLayout { weights.frozen = try state(reference, bytes, layout) }
+        case .delta, .residual: break
         case .segment:
             segments.append(
                 try state(reference, bytes, AdapterSpecification.stackLayout(maps: specification.maps, rank: reference.rank)))

@@ -28,6 +28,9 @@ enum Schema {
                     CREATE TABLE round (round INTEGER PRIMARY KEY, record BLOB NOT NULL);
                     """)
         }
+        migrator.registerMigration("noise") { database in
+            try database.execute(sql: "ALTER TABLE run ADD COLUMN noise BLOB")
+        }
         return migrator
     }
 
@@ -47,9 +50,10 @@ enum Schema {
 
     static func apply(_ change: StoreChange, to database: Database) throws {
         switch change {
-        case .run(let id, let plan):
+        case .run(let id, let plan, let noise):
             try database.execute(
-                sql: "INSERT INTO run (id, plan) VALUES (?, ?)", arguments: [id, Data(PlanCoding.encode(plan))])
+                sql: "INSERT INTO run (id, plan, noise) VALUES (?, ?, ?)",
+                arguments: [id, Data(PlanCoding.encode(plan)), try noise.map(encode)])
         case .member(let member):
             try database.execute(
                 sql: "INSERT OR REPLACE INTO member (name, record) VALUES (?, ?)", arguments: [member.name, try encode(member)])
@@ -76,6 +80,8 @@ enum Schema {
             try database.execute(
                 sql: "INSERT OR IGNORE INTO blob (digest, bytes) VALUES (?, ?)",
                 arguments: [blob.digest.description, Data(bytes)])
+        case .discardBlob(let digest):
+            try database.execute(sql: "DELETE FROM blob WHERE digest = ?", arguments: [digest.description])
         case .adapter(let adapter):
             try database.execute(
                 sql: "INSERT OR REPLACE INTO adapter (round, record) VALUES (?, ?)",
@@ -112,7 +118,8 @@ enum Schema {
 
     static func load(_ database: Database) throws -> StoredFederation? {
         guard let run = try Row.fetchOne(database, sql: "SELECT * FROM run") else { return nil }
-        var stored = StoredFederation(runID: run["id"], plan: try PlanCoding.decode(Array(run["plan"] as Data)))
+        let noise = try (run["noise"] as Data?).map { try decode(CoordinatorNoise.self, $0) }
+        var stored = StoredFederation(runID: run["id"], plan: try PlanCoding.decode(Array(run["plan"] as Data)), noise: noise)
         func records<T: Decodable>(_ type: T.Type, _ table: String, by order: String) throws -> [T] {
             try Data.fetchAll(database, sql: "SELECT record FROM \(table) ORDER BY \(order)").map { try decode(type, $0) }
         }

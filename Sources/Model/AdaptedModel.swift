@@ -70,11 +70,56 @@ public final class AdaptedModel {
             gradient.count == weights.trained.layout.parameterCount,
             "a gradient of \(gradient.count) for \(weights.trained.layout.parameterCount) parameters")
         try check(batch)
-        return gradient.withUnsafeMutableBufferPointer {
+        let rows = batch.predictors
+        let losses = gradient.withUnsafeMutableBufferPointer { values in
             run(
-                batch, gradientScale: gradientScale, lowestLayer: binding.lowestTrainedLayer, gradient: $0.baseAddress, dense: [:]
-            )
+                batch, rows, scales: [Float](repeating: gradientScale, count: rows.count),
+                lowestLayer: binding.lowestTrainedLayer,
+                gradient: values.baseAddress.map {
+                    GradientTarget(base: $0, stride: 0, parts: [0..<batch.tokens.count], isAdded: true)
+                }, dense: [:])
         }
+        return (losses.reduce(0, +), rows.count)
+    }
+
+    /// Each sequence's own gradient of the mean loss over its own targets, from one forward and one backward pass: the
+    /// base's part is that of the whole batch, and only the trained tensors' gradients are formed sequence by sequence.
+    ///
+    /// - Parameter gradients: `[sequences, parameterCount]`, overwritten; zero for a sequence without a target
+    /// - Returns: each sequence's mean loss in nats; 0 without a target
+    /// - Throws: `Failure` if a token is outside the vocabulary or a sequence is too long
+    public func perExampleGradients(
+        _ batch: TokenBatch, into gradients: UnsafeMutableBufferPointer<Float>
+    ) throws(Failure) -> [Double] {
+        let parameters = weights.trained.layout.parameterCount
+        precondition(
+            gradients.count == batch.sequenceCount * parameters,
+            "room for \(gradients.count) values, not for \(batch.sequenceCount) gradients of \(parameters)")
+        try check(batch)
+        let rows = batch.predictors
+        var sequences: [Int] = []
+        var counts = [Int](repeating: 0, count: batch.sequenceCount)
+        var sequence = 0
+        for row in rows {
+            while row >= batch.starts[sequence + 1] { sequence += 1 }
+            sequences.append(sequence)
+            counts[sequence] += 1
+        }
+        if let base = gradients.baseAddress {
+            for (sequence, count) in counts.enumerated() where count == 0 {
+                (base + sequence * parameters).update(repeating: 0, count: parameters)
+            }
+        }
+        let losses = run(
+            batch, rows, scales: sequences.map { 1 / Float(counts[$0]) }, lowestLayer: binding.lowestTrainedLayer,
+            gradient: gradients.baseAddress.map {
+                GradientTarget(
+                    base: $0, stride: parameters, parts: (0..<batch.sequenceCount).map(batch.sequence), isAdded: false)
+            }, dense: [:])
+        var means = [Double](repeating: 0, count: batch.sequenceCount)
+        for (sequence, loss) in zip(sequences, losses) { means[sequence] += loss }
+        for sequence in means.indices { means[sequence] /= Double(max(1, counts[sequence])) }
+        return means
     }
 
     /// Adds dW of the sum of losses in nats to `gradients` for the named maps, `[outputs, inputs]` each, at the adapter's
@@ -100,7 +145,11 @@ public final class AdaptedModel {
         }
         var dense: [Int: [Int: UnsafeMutablePointer<Float>]] = [:]
         for buffer in buffers { dense[buffer.layer, default: [:]][buffer.place] = buffer.values.baseAddress }
-        _ = run(batch, gradientScale: 1, lowestLayer: buffers.map(\.layer).min()!, gradient: nil, dense: dense)
+        let rows = batch.predictors
+        _ = run(
+            batch, rows, scales: [Float](repeating: 1, count: rows.count), lowestLayer: buffers.map(\.layer).min()!,
+            gradient: nil,
+            dense: dense)
         for buffer in buffers {
             let path = KernelPath.active.rawValue
             gradients[buffer.name, default: [Float](repeating: 0, count: buffer.values.count)].withUnsafeMutableBufferPointer {
@@ -235,22 +284,23 @@ public final class AdaptedModel {
         return states
     }
 
-    /// Loss and, down to `lowestLayer`, gradients.
+    /// The losses of the rows that predict a target and, down to `lowestLayer`, gradients.
+    ///
+    /// - Parameters:
+    ///   - rows: the batch's predictors
+    ///   - scales: factor of each row's loss in the gradients
     private func run(
-        _ batch: TokenBatch, gradientScale: Float, lowestLayer: Int, gradient: UnsafeMutablePointer<Float>?,
+        _ batch: TokenBatch, _ rows: [Int], scales: [Float], lowestLayer: Int, gradient: GradientTarget?,
         dense: [Int: [Int: UnsafeMutablePointer<Float>]]
-    ) -> (loss: Double, targets: Int) {
-        let rows = batch.predictors
-        guard !rows.isEmpty else { return (0, 0) }
+    ) -> [Double] {
+        guard !rows.isEmpty else { return [] }
         let (tokens, count, hidden) = (batch.tokens.count, model.layers.count, hidden)
         let output = forward(batch, savedFrom: lowestLayer)
         let states = normedStates(output, rows)
         let targets = rows.map { batch.tokens[$0 + 1] }
-        guard lowestLayer < count else {
-            return (head.loss(states, targets: targets).reduce(0, +), rows.count)
-        }
+        guard lowestLayer < count else { return head.loss(states, targets: targets) }
         let stateGradient = predictingGradient.reserve(rows.count * hidden)
-        let losses = head.loss(states, targets: targets, gradientScale: gradientScale, gradient: stateGradient)
+        let losses = head.loss(states, targets: targets, scales: scales, gradient: stateGradient)
         let carried = residualGradient.reserve(tokens * hidden)
         carried.update(repeating: 0, count: tokens * hidden)
         let path = KernelPath.active.rawValue
@@ -280,7 +330,7 @@ public final class AdaptedModel {
                     gradient: gradient, dense: dense[layer] ?? [:])
             }
         }
-        return (losses.reduce(0, +), rows.count)
+        return losses
     }
 }
 

@@ -254,7 +254,7 @@ struct Block {
     ///   - dense: dW of some maps, by their place in the block
     func backward(
         _ x: UnsafePointer<Float>, _ places: TokenPlaces, record: BlockRecord, workspace: BlockWorkspace,
-        residualGradient: UnsafeMutablePointer<Float>, needsInput: Bool, gradient: UnsafeMutablePointer<Float>?,
+        residualGradient: UnsafeMutablePointer<Float>, needsInput: Bool, gradient: GradientTarget?,
         dense: [Int: UnsafeMutablePointer<Float>]
     ) {
         let tokens = places.count

@@ -51,14 +51,13 @@ final class LanguageHead {
     ///
     /// - Parameters:
     ///   - states: normed hidden states `[targets.count, hidden]`
-    ///   - gradientScale: factor of the loss in the gradient; 0 for none
+    ///   - scales: factor of each row's loss in the gradient; never 0 where there is one
     ///   - gradient: overwritten with the gradient of `states`; nil for none
     func loss(
-        _ states: UnsafePointer<Float>, targets: [Int32], gradientScale: Float = 0, gradient: UnsafeMutablePointer<Float>? = nil
+        _ states: UnsafePointer<Float>, targets: [Int32], scales: [Float] = [], gradient: UnsafeMutablePointer<Float>? = nil
     ) -> [Double] {
         let (hidden, vocabulary, chunk) = (hidden, vocabulary, chunk)
         let path = KernelPath.active.rawValue
-        let scale = gradient == nil ? 0 : gradientScale
         var losses = [Double](repeating: 0, count: targets.count)
         let parts = max(1, min(Self.maximumParts, vocabulary / 2048))
         let partRows = ((vocabulary + parts - 1) / parts + Self.slab - 1) / Self.slab * Self.slab
@@ -73,7 +72,8 @@ final class LanguageHead {
                 Parallel.forEach(count: (count + 7) / 8) { task in
                     for row in Parallel.range(task, of: count, size: 8) {
                         losses[first + row] = tributary_cross_entropy(
-                            path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scale)
+                            path, values + row * vocabulary, vocabulary, Int(targets[first + row]),
+                            gradient == nil ? 0 : scales[first + row])
                     }
                 }
             }

@@ -123,12 +123,12 @@ enum LinearMaps {
     ///   - dy: gradients of each map's output, `[tokens, outputs]`
     ///   - projectionGradients: room for du and dh, laid out as `projections`
     ///   - dx: overwritten with the gradient of x, `[tokens, inputs]`; nil if nothing below needs it
-    ///   - gradient: the flat gradient of the trained tensors, added to; nil for none
+    ///   - gradient: where the gradients of the trained tensors go; nil for none
     ///   - dense: dW `[outputs, inputs]` of some of the maps, by index in the group, added to
     static func backward(
         _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>, projections: UnsafePointer<Float>,
         dy: [UnsafePointer<Float>], projectionGradients: UnsafeMutablePointer<Float>, dx: UnsafeMutablePointer<Float>?,
-        gradient: UnsafeMutablePointer<Float>?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = []
+        gradient: GradientTarget?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = []
     ) {
         let inputs = group[0].inputs
         let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
@@ -147,9 +147,9 @@ enum LinearMaps {
         }
         enum Work {
             case input(tokens: Range<Int>, columns: Range<Int>)
-            case a(branch: Int, columns: Range<Int>)
-            case b(branch: Int, rows: Range<Int>)
-            case core(branch: Int)
+            case a(branch: Int, part: Int, columns: Range<Int>)
+            case b(branch: Int, part: Int, rows: Range<Int>)
+            case core(branch: Int, part: Int)
             case dense(index: Int, rows: Range<Int>)
         }
         var work: [Work] = []
@@ -159,13 +159,15 @@ enum LinearMaps {
         for index in dense.indices {
             cut(group[dense[index].map].outputs, slab) { work.append(.dense(index: index, rows: $0)) }
         }
-        if gradient != nil {
+        for part in gradient?.parts.indices ?? 0..<0 {
             for (index, item) in branches.enumerated() {
-                if item.branch.gradientA != nil { cut(inputs, rowsPerStep) { work.append(.a(branch: index, columns: $0)) } }
-                if item.branch.gradientB != nil {
-                    cut(group[item.map].outputs, rowsPerStep) { work.append(.b(branch: index, rows: $0)) }
+                if item.branch.gradientA != nil {
+                    cut(inputs, rowsPerStep) { work.append(.a(branch: index, part: part, columns: $0)) }
                 }
-                if item.branch.gradientCore != nil { work.append(.core(branch: index)) }
+                if item.branch.gradientB != nil {
+                    cut(group[item.map].outputs, rowsPerStep) { work.append(.b(branch: index, part: part, rows: $0)) }
+                }
+                if item.branch.gradientCore != nil { work.append(.core(branch: index, part: part)) }
             }
         }
         Parallel.forEach(count: work.count) { task in
@@ -193,25 +195,30 @@ enum LinearMaps {
                             target, ldc: inputs)
                     }
                 }
-            case .a(let index, let columns):
+            case .a(let index, let part, let columns):
                 let branch = branches[index].branch
-                let r = branch.rank
+                let (r, range) = (branch.rank, gradient!.parts[part])
                 gemm(
-                    transposeA: true, m: r, n: columns.count, k: tokens, projectionGradients + branch.offset * tokens, lda: r,
-                    x + columns.lowerBound, ldb: inputs, beta: 1, gradient! + branch.gradientA! + columns.lowerBound, ldc: inputs)
-            case .b(let index, let rows):
+                    transposeA: true, m: r, n: columns.count, k: range.count,
+                    projectionGradients + branch.offset * tokens + range.lowerBound * r, lda: r,
+                    x + range.lowerBound * inputs + columns.lowerBound, ldb: inputs, beta: gradient!.beta,
+                    gradient!.gradient(part) + branch.gradientA! + columns.lowerBound, ldc: inputs)
+            case .b(let index, let part, let rows):
                 let (map, branch) = branches[index]
-                let (r, width) = (branch.rank, group[map].outputs)
+                let (r, width, range) = (branch.rank, group[map].outputs, gradient!.parts[part])
+                let h = projections + branch.offset * tokens + (branch.core == nil ? 0 : tokens * r)
                 gemm(
-                    transposeA: true, m: rows.count, n: r, k: tokens, alpha: branch.scale, dy[map] + rows.lowerBound, lda: width,
-                    projections + branch.offset * tokens + (branch.core == nil ? 0 : tokens * r), ldb: r, beta: 1,
-                    gradient! + branch.gradientB! + rows.lowerBound * r, ldc: r)
-            case .core(let index):
+                    transposeA: true, m: rows.count, n: r, k: range.count, alpha: branch.scale,
+                    dy[map] + range.lowerBound * width + rows.lowerBound, lda: width, h + range.lowerBound * r, ldb: r,
+                    beta: gradient!.beta, gradient!.gradient(part) + branch.gradientB! + rows.lowerBound * r, ldc: r)
+            case .core(let index, let part):
                 let branch = branches[index].branch
-                let r = branch.rank
+                let (r, range) = (branch.rank, gradient!.parts[part])
+                let dh = projectionGradients + branch.offset * tokens + tokens * r
                 gemm(
-                    transposeA: true, m: r, n: r, k: tokens, projectionGradients + branch.offset * tokens + tokens * r, lda: r,
-                    projections + branch.offset * tokens, ldb: r, beta: 1, gradient! + branch.gradientCore!, ldc: r)
+                    transposeA: true, m: r, n: r, k: range.count, dh + range.lowerBound * r, lda: r,
+                    projections + branch.offset * tokens + range.lowerBound * r, ldb: r, beta: gradient!.beta,
+                    gradient!.gradient(part) + branch.gradientCore!, ldc: r)
             case .dense(let index, let rows):
                 let width = group[dense[index].map].outputs
                 gemm(

@@ -3,6 +3,7 @@
 import Adapters
 import Checkpoints
 import Primitives
+import UpdateCodec
 
 /// The rule that turns contributions into the next global state. Names are never reused for another rule.
 public enum StrategyName: String, Codable, Sendable, CaseIterable {
@@ -41,6 +42,15 @@ public enum StartName: String, Codable, Sendable, CaseIterable {
 
 public enum OptimizerName: String, Codable, Sendable, CaseIterable { case adamw, sgd }
 public enum ScheduleName: String, Codable, Sendable, CaseIterable { case constant, linear, cosine }
+
+/// Whose presence the run's results must not tell, and so where clipping, noise and accounting are.
+public enum PrivacyName: String, Codable, Sendable, CaseIterable {
+    case none
+    /// One training example's: each client clips and noises its steps (DP-SGD, Abadi et al. 2016, arXiv:1607.00133).
+    case example
+    /// One client's: the coordinator clips updates and noises their sum (McMahan et al. 2018, arXiv:1710.06963).
+    case client
+}
 
 /// The form in which a client holds the base's linear maps.
 public enum QuantizationName: String, Codable, Sendable, CaseIterable {
@@ -92,6 +102,38 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var gradientClip = 1.0
     public var quantize: QuantizationName = .stored
 
+    // How updates travel.
+    /// Of contributions.
+    public var compress: UpdateCodec = .float32
+    /// Of the global adapter's change, for clients that hold the one before; `f32` sends the whole adapter.
+    public var compressDownlink: UpdateCodec = .float32
+    /// Whether a client adds what its last contribution's encoding left out to the next one.
+    public var errorFeedback = false
+    /// The factor on that remainder for each round in which the client did not take part.
+    public var residualDecay = 0.9
+
+    // Differential privacy.
+    public var privacy: PrivacyName = .none
+    /// The budget of the whole run; nil where a noise multiplier is given without one.
+    public var epsilon: Double?
+    public var delta = 1e-5
+    /// The largest norm of an example's gradient, or of a client's update, over all trained tensors.
+    public var clip = 1.0
+    /// Standard deviation of the noise over `clip`; nil means what the budget needs.
+    public var noiseMultiplier: Double?
+    /// Client-level: the probability with which each client takes part in a round.
+    public var clientSamplingRate = 1.0
+    /// Client-level: the share of updates below the clip that it adapts to; nil keeps the clip.
+    public var clipQuantile: Double?
+    /// Of the clip's logarithm (Andrew et al. 2021, arXiv:1905.03871, section 2).
+    public var clipLearningRate = 0.2
+    /// Standard deviation of the noise on the count of updates below the clip; nil means a twentieth of the clients.
+    public var clipCountNoise: Double?
+    /// Example-level: whether clients may tell how many examples they have.
+    public var publicCounts = false
+    /// Whether evaluation data is nobody's secret, so that results on it may be told.
+    public var publicEvaluation = false
+
     // Evaluation.
     /// Greedy decoding of up to this many tokens, compared with the completion; 0 means no exact match.
     public var exactMatchTokens = 0
@@ -135,6 +177,22 @@ public struct FederationPlan: Codable, Equatable, Sendable {
             method: strategy.method, maps: try targets(among: maps), rank: rank, alpha: alpha ?? Double(2 * rank),
             rankStabilized: rankStabilized)
     }
+
+    /// What clients and coordinator both derive from the run's seed: A where LoRA draws it, and zeros.
+    ///
+    /// FLoRA's clients begin each round anew, each with an A of its own; elsewhere there is one start for the run.
+    public func derivedWeights(
+        _ specification: AdapterSpecification, round: Int = 0, attempt: Int = 0, client: String = ""
+    ) -> AdapterWeights {
+        var generator =
+            strategy == .flora
+            ? SeededGenerator(seed: seed, purpose: "lora-a", round: round, attempt: attempt, client: client)
+            : SeededGenerator(seed: seed, purpose: "lora-a")
+        return specification.initialWeights(&generator)
+    }
+
+    /// Examples that a step takes in all; under example-level privacy on average.
+    public var stepSize: Int { batchSize * gradientAccumulation }
 
     /// The largest plan rank that a client can hold, or nil if all are above its limit. No limit: the largest.
     public func rank(maximum: Int?) -> Int? {

@@ -3,6 +3,7 @@
 import Adapters
 import Checkpoints
 import Primitives
+import UpdateCodec
 
 extension FederationPlan {
     /// Checks the plan against a checkpoint: everything that `validate(maps:)` checks, and what depends on how the model is
@@ -82,5 +83,112 @@ extension FederationPlan {
             strategy != .fedSB || initialAdapterDigest == nil,
             "fed-sb cannot start from an adapter: its frozen factors come from its own start (gradient or xs)")
         for rank in ranks { _ = try specification(rank: rank, maps: maps) }
+        try validateCompression()
+        try validatePrivacy()
+    }
+
+    private func validateCompression() throws(Failure) {
+        func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
+            guard condition else { throw Failure(.usage, message()) }
+        }
+        if errorFeedback {
+            try require(
+                strategy != .flora,
+                "error-feedback is not possible with flora, whose clients begin each round with new factors: leave it out")
+            try require(
+                compress.allowsErrorFeedback,
+                "error-feedback is not possible with compress \(compress): it needs an encoding that leaves something out and whose scale is the mean kept magnitude, such as compeft:0.1"
+            )
+        }
+        try require(
+            residualDecay.isFinite && (0...1).contains(residualDecay), "residual-decay is \(residualDecay): it is between 0 and 1"
+        )
+        guard compressDownlink != .float32 else { return }
+        try require(
+            strategy != .flora,
+            "compress-downlink is not possible with flora, whose clients receive the round's stacked factors: leave it out")
+        try require(
+            compressDownlink.allowsErrorFeedback,
+            "compress-downlink \(compressDownlink) is not possible: what it leaves out is sent in later rounds, which diverges with the scale sigma; use such as compeft:0.1"
+        )
+    }
+
+    private func validatePrivacy() throws(Failure) {
+        func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
+            guard condition else { throw Failure(.usage, message()) }
+        }
+        let standard = FederationPlan()
+        guard privacy != .none else {
+            for (name, isSet) in [
+                ("epsilon", epsilon != nil), ("noise-multiplier", noiseMultiplier != nil), ("clip", clip != standard.clip),
+                ("delta", delta != standard.delta), ("client-sampling-rate", clientSamplingRate != 1),
+                ("clip-quantile", clipQuantile != nil), ("clip-count-noise", clipCountNoise != nil),
+                ("public-counts", publicCounts), ("public-evaluation", publicEvaluation),
+            ] {
+                try require(!isSet, "\(name) means nothing without differential privacy: add --dp example or --dp client")
+            }
+            return
+        }
+        try require(
+            epsilon != nil || noiseMultiplier != nil,
+            "dp \(privacy.rawValue) has no strength: give --epsilon (the budget of the whole run) or --noise-multiplier")
+        if let epsilon { try require(epsilon.isFinite && epsilon > 0, "epsilon is \(epsilon): it is a positive number") }
+        if let noiseMultiplier {
+            try require(
+                noiseMultiplier.isFinite && noiseMultiplier > 0, "noise-multiplier is \(noiseMultiplier): it is a positive number"
+            )
+        }
+        try require(
+            delta > 0 && delta < 1, "delta is \(delta): it is between 0 and 1, and well below 1 over the number protected")
+        try require(clip.isFinite && clip > 0, "clip is \(clip): it is a positive number")
+        try require(
+            strategy != .fedSB || start == .xs,
+            "fed-sb's start from a gradient is computed on one client's data, which the budget of dp \(privacy.rawValue) does not cover: use --start xs, which needs no data"
+        )
+        switch privacy {
+        case .none: break
+        case .example:
+            try require(
+                gradientClip == 0,
+                "gradient-clip is \(gradientClip): under dp example --clip bounds each example's gradient; leave --gradient-clip out"
+            )
+            try require(
+                weighting == .uniform || publicCounts,
+                "weighting samples would tell each client's number of examples: use --weighting uniform, or declare them with --public-counts"
+            )
+            for (name, isSet) in [
+                ("client-sampling-rate", clientSamplingRate != 1), ("clip-quantile", clipQuantile != nil),
+                ("clip-count-noise", clipCountNoise != nil),
+            ] {
+                try require(!isSet, "\(name) belongs to dp client and means nothing to dp example: leave it out")
+            }
+        case .client:
+            try require(
+                strategy != .flora,
+                "dp client is not possible with flora: its clients' factors are stacked, and the sum that would take the noise is never formed; use fedit, ffa-lora or fed-sb, or dp example"
+            )
+            try require(
+                weighting == .uniform,
+                "weighting \(weighting.rawValue) is not possible with dp client, whose clients count alike: use uniform")
+            try require(
+                clientsPerRound == 0,
+                "clients-per-round \(clientsPerRound) is not possible with dp client, whose clients are drawn independently: use --client-sampling-rate"
+            )
+            try require(
+                quorum == 0,
+                "quorum \(quorum) is not possible with dp client, whose rounds close however few report: leave it out")
+            try require(
+                clientSamplingRate > 0 && clientSamplingRate <= 1,
+                "client-sampling-rate is \(clientSamplingRate): it is above 0 and at most 1")
+            try require(!publicCounts, "public-counts means nothing to dp client, whose clients count alike: leave it out")
+            if let clipQuantile {
+                try require(clipQuantile > 0 && clipQuantile < 1, "clip-quantile is \(clipQuantile): it is between 0 and 1")
+                try require(
+                    clipLearningRate.isFinite && clipLearningRate > 0,
+                    "clip-learning-rate is \(clipLearningRate): it is a positive number")
+            } else {
+                try require(clipCountNoise == nil, "clip-count-noise means nothing without --clip-quantile: leave it out")
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 import Plan
 import Primitives
+import UpdateCodec
 
 public struct ConfigurationKey<Options: Sendable>: Sendable {
     /// As files have it: `clients_per_round`.
@@ -159,3 +160,12 @@ extension StartName: ConfigurationValue {}
 extension ScheduleName: ConfigurationValue {}
 extension OptimizerName: ConfigurationValue {}
 extension QuantizationName: ConfigurationValue {}
+extension PrivacyName: ConfigurationValue {}
+
+extension UpdateCodec: ConfigurationValue {
+    public init?(configuration texts: [String]) {
+        guard texts.count == 1, let codec = try? UpdateCodec(parsing: texts[0]) else { return nil }
+        self = codec
+    }
+    public static var expectation: String { "f32, bf16, int8, topk:K or compeft:K with a density K such as 0.1" }
+}

@@ -6,6 +6,7 @@
 import ArgumentParser
 import Plan
 import Primitives
+import UpdateCodec
 
 public struct PlanOptions: ParsableArguments, Sendable {
     // The federation.
@@ -64,6 +65,44 @@ public struct PlanOptions: ParsableArguments, Sendable {
     @Option(help: "How clients hold the frozen base.")
     public var quantize: QuantizationName?
 
+    // How updates travel.
+    @Option(
+        help: ArgumentHelp("How contributions are encoded: f32, bf16, int8, topk:K or compeft:K.", valueName: "codec"),
+        transform: codec)
+    public var compress: UpdateCodec?
+    @Option(
+        help: ArgumentHelp("How the adapter's change is encoded for clients that hold the one before.", valueName: "codec"),
+        transform: codec)
+    public var compressDownlink: UpdateCodec?
+    @Flag(inversion: .prefixedNo, help: "Clients add what their last encoding left out to the next update.")
+    public var errorFeedback: Bool?
+    @Option(help: "The factor on what was left out for each round without the client.")
+    public var residualDecay: Double?
+
+    // Differential privacy.
+    @Option(help: "Whose presence the results must not tell.")
+    public var dp: PrivacyName?
+    @Option(help: "The privacy budget of the whole run.")
+    public var epsilon: Double?
+    @Option(help: "The probability that the budget leaves out.")
+    public var delta: Double?
+    @Option(help: "The largest norm of an example's gradient (dp example) or of a client's update (dp client).")
+    public var clip: Double?
+    @Option(help: "Noise over clip; left out: what epsilon needs.")
+    public var noiseMultiplier: Double?
+    @Option(help: "dp client: the probability with which each client takes part in a round.")
+    public var clientSamplingRate: Double?
+    @Option(help: "dp client: adapt the clip so that this share of updates is below it.")
+    public var clipQuantile: Double?
+    @Option(help: "dp client: how fast the clip adapts.")
+    public var clipLearningRate: Double?
+    @Option(help: "dp client: noise on the count of updates below the clip.")
+    public var clipCountNoise: Double?
+    @Flag(inversion: .prefixedNo, help: "dp example: clients may tell how many examples they have.")
+    public var publicCounts: Bool?
+    @Flag(inversion: .prefixedNo, help: "Under dp: evaluation data is nobody's secret.")
+    public var publicEvaluation: Bool?
+
     // Evaluation.
     @Option(help: ArgumentHelp("Decode up to so many tokens and compare; 0: only the loss.", valueName: "tokens"))
     public var exactMatch: Int?
@@ -99,6 +138,21 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("weight_decay", \.weightDecay, plan: \.weightDecay),
         .init("gradient_clip", \.gradientClip, plan: \.gradientClip),
         .init("quantize", \.quantize, plan: \.quantize),
+        .init("compress", \.compress, plan: \.compress),
+        .init("compress_downlink", \.compressDownlink, plan: \.compressDownlink),
+        .init("error_feedback", \.errorFeedback, plan: \.errorFeedback),
+        .init("residual_decay", \.residualDecay, plan: \.residualDecay),
+        .init("dp", \.dp, plan: \.privacy),
+        .init("epsilon", \.epsilon, plan: \.epsilon),
+        .init("delta", \.delta, plan: \.delta),
+        .init("clip", \.clip, plan: \.clip),
+        .init("noise_multiplier", \.noiseMultiplier, plan: \.noiseMultiplier),
+        .init("client_sampling_rate", \.clientSamplingRate, plan: \.clientSamplingRate),
+        .init("clip_quantile", \.clipQuantile, plan: \.clipQuantile),
+        .init("clip_learning_rate", \.clipLearningRate, plan: \.clipLearningRate),
+        .init("clip_count_noise", \.clipCountNoise, plan: \.clipCountNoise),
+        .init("public_counts", \.publicCounts, plan: \.publicCounts),
+        .init("public_evaluation", \.publicEvaluation, plan: \.publicEvaluation),
         .init("exact_match", \.exactMatch, plan: \.exactMatchTokens),
         .init("exact_match_marker", \.exactMatchMarker, plan: \.exactMatchMarker),
     ]
@@ -109,6 +163,14 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public func apply(to plan: inout FederationPlan) {
         for key in Self.keys { key.apply(self, &plan) }
         plan.ranks = Set(plan.ranks).sorted()
+        settle(&plan)
+    }
+
+    /// Defaults that follow from other keys: under differential privacy clients count alike, and examples are clipped instead
+    /// of steps, unless something else was asked for.
+    public func settle(_ plan: inout FederationPlan) {
+        if plan.privacy != .none, weighting == nil { plan.weighting = .uniform }
+        if plan.privacy == .example, gradientClip == nil { plan.gradientClip = 0 }
     }
 
     /// Refuses what was given and belongs to another strategy, so that nobody takes it for effective.
@@ -136,6 +198,10 @@ private func integers(_ text: String) throws -> [Int] {
     return values
 }
 
+private func codec(_ text: String) throws -> UpdateCodec {
+    do { return try UpdateCodec(parsing: text) } catch { throw ValidationError(error.message) }
+}
+
 private func words(_ text: String) throws -> [String] {
     guard let values = [String](configuration: split(text)) else { throw ValidationError("it is \([String].expectation)") }
     return values
@@ -153,3 +219,4 @@ extension StartName: ExpressibleByArgument {}
 extension ScheduleName: ExpressibleByArgument {}
 extension OptimizerName: ExpressibleByArgument {}
 extension QuantizationName: ExpressibleByArgument {}
+extension PrivacyName: ExpressibleByArgument {}

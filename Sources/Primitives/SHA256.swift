@@ -2,7 +2,7 @@
 ///
 /// Our own, because a cryptographic library would be most of what there is to compile, for this one function.
 
-import CHash
+import CCryptography
 
 struct SHA256: Sendable {
     /// The first 32 bits of the fractional parts of the square roots of the first eight primes (section 5.3.3).

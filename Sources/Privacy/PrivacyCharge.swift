@@ -16,4 +16,9 @@ public struct PrivacyCharge: Codable, Equatable, Hashable, Sendable {
         self.noiseMultiplier = noiseMultiplier
         self.steps = steps
     }
+
+    /// True if all three are in their ranges. What is not gives no guarantee: its epsilon is infinite.
+    public var isValid: Bool {
+        samplingRate > 0 && samplingRate <= 1 && noiseMultiplier > 0 && noiseMultiplier < .infinity && steps >= 0
+    }
 }

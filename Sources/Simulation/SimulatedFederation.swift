@@ -41,14 +41,20 @@ public final class SimulatedFederation {
     /// - Parameters:
     ///   - plan: with `minimumClients` equal to the number of clients
     ///   - clients: names, ascending, and each one's `--max-rank`; nil for none
+    ///   - folder: of a client, where it keeps what must outlive the process; nil keeps all in memory
+    ///   - unsafeSeed: for tests of differential privacy, whose noise then follows from it
     ///   - work: each client's engine
     public init(
         store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, runID: String,
-        clients: [(name: String, maximumRank: Int?)], kernelPath: String, stopwatch: @escaping () -> Duration,
+        clients: [(name: String, maximumRank: Int?)], kernelPath: String,
+        folder: (_ name: String) throws -> ClientFolder? = { _ in nil }, unsafeSeed: UInt64? = nil,
+        stopwatch: @escaping () -> Duration,
         work: (_ name: String, _ index: Int) throws -> any LocalWork
     ) throws {
         service = try CoordinatorService(
-            store: store, plan: plan, maps: maps, start: start, newRunID: runID, at: .zero, stopwatch: stopwatch)
+            store: store, plan: plan, maps: maps, start: start, newRunID: runID, noise: CoordinatorNoise(seed: unsafeSeed),
+            at: .zero,
+            stopwatch: stopwatch)
         channel = DirectChannel(service, seed: plan.seed)
         let shared = SharedBlobs()
         for (index, (name, maximumRank)) in clients.enumerated() {
@@ -59,8 +65,9 @@ public final class SimulatedFederation {
                 maximumRank: maximumRank, kernelPath: kernelPath, maps: maps)
             self.clients.append(
                 FederatedClient(
-                    identity: identity, channel: channel, storage: MemoryStorage(secret: secret, shared: shared),
-                    work: try work(name, index), nonce: UInt64(index)))
+                    identity: identity, channel: channel,
+                    storage: MemoryStorage(secret: secret, shared: shared, folder: try folder(name)),
+                    work: try work(name, index), nonce: UInt64(index), privacy: ClientPrivacy(unsafeSeed: unsafeSeed)))
         }
     }
 

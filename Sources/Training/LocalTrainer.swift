@@ -4,6 +4,7 @@ import Adapters
 import Datasets
 import Model
 import Primitives
+import Privacy
 
 extension TokenBatch {
     /// The examples one after another, without padding.
@@ -27,7 +28,8 @@ public struct TrainingProgress: Sendable {
     /// Steps done and to be done in this call.
     public let done: Int
     public let count: Int
-    /// Mean nats per target token of this step.
+    /// Mean nats per target token of this step; in private training the mean over its examples of theirs, which is for the
+    /// client's own eyes, and not a number if none was drawn.
     public let loss: Double
     public let gradientNorm: Double
     public let learningRate: Double
@@ -35,10 +37,11 @@ public struct TrainingProgress: Sendable {
     public let tokensPerSecond: Double
 }
 
-/// What training leaves behind.
+/// What training leaves behind. After private training only the weights may leave the client: losses and counts are computed
+/// from its data without noise.
 public struct TrainingOutcome: Sendable {
     public let weights: AdapterWeights
-    /// Mean nats per target token over all steps.
+    /// Mean nats per target token over all steps; in private training the mean over the examples that were drawn of theirs.
     public let meanLoss: Double
     public let targetTokens: Int
     /// All tokens that the model read.
@@ -49,19 +52,32 @@ public struct TrainingOutcome: Sendable {
     public let losses: [Double]
 }
 
+/// What is known of a step beside its gradient.
+private struct StepResult {
+    /// Sum of the losses, and what the mean is taken over: targets, or examples in private training.
+    var loss = 0.0
+    var count = 0
+    var targets = 0
+    var tokens = 0
+}
+
 public enum LocalTrainer {
     /// Trains `model.weights.trained` on `examples`; the model holds the new weights afterwards.
     ///
-    /// The loss of a step is the mean over all its target tokens, gradient accumulation included.
+    /// The loss of a step is the mean over all its target tokens, gradient accumulation included. In private training each
+    /// step draws its own examples, the gradient is the noised sum of clipped ones over the expected batch size,
+    /// `settings.gradientClip` is not applied, and `settings.batchSize` only bounds how many examples the model reads at once.
     /// - Parameters:
     ///   - stepRange: indices in the schedule: round x local steps onwards
     ///   - totalSteps: of the schedule, over all rounds
-    ///   - generator: draws the order of the examples; for the purpose "batches", by round, attempt and client
+    ///   - generator: draws the order of the examples; for the purpose "batches", by round, attempt and client. Not used in
+    ///     private training, whose draws are secret.
+    ///   - privacy: nil for ordinary training
     ///   - progress: called after each step; false ends the training there
     /// - Throws: `Failure` if the loss or the gradient is no longer finite.
     public static func train(
         model: AdaptedModel, examples: [Example], settings: TrainingSettings, stepRange: Range<Int>, totalSteps: Int,
-        generator: SeededGenerator, progress: (TrainingProgress) -> Bool = { _ in true }
+        generator: SeededGenerator, privacy: PrivateTraining? = nil, progress: (TrainingProgress) -> Bool = { _ in true }
     ) throws(Failure) -> TrainingOutcome {
         guard !examples.isEmpty else { throw Failure(.badData, "there is no example to train on") }
         let schedule = settings.schedule(totalSteps: totalSteps)
@@ -69,47 +85,77 @@ public enum LocalTrainer {
         let count = weights.trained.values.count
         var optimizer = Optimizer(settings.optimizer, count: count, weightDecay: settings.weightDecay)
         var order = BatchOrder(count: examples.count, generator: generator)
+        let clipped = privacy.map { ClippedSum(clip: $0.clip, parameterCount: count, batchSize: settings.batchSize) }
         var gradient = [Float](repeating: 0, count: count)
         var losses: [Double] = []
-        var (lossSum, targetSum, tokenSum) = (0.0, 0, 0)
+        var total = StepResult()
         let clock = ContinuousClock()
         let began = clock.now
 
         for step in stepRange {
-            let batches = (0..<settings.gradientAccumulation).map { _ in
-                TokenBatch(order.next(settings.batchSize).map { examples[$0] })
+            let result: StepResult
+            let size: Double
+            if let privacy, let clipped {
+                result = try privateStep(step, examples, model: model, privacy: privacy, sum: clipped, gradient: &gradient)
+                size = norm(gradient)
+            } else {
+                let batches = (0..<settings.gradientAccumulation).map { _ in
+                    TokenBatch(order.next(settings.batchSize).map { examples[$0] })
+                }
+                result = try ordinaryStep(step, batches, model: model, gradient: &gradient)
+                size = clip(&gradient, limit: settings.gradientClip)
             }
-            let targets = batches.reduce(0) { $0 + $1.targets.count { $0 } }
-            guard targets > 0 else { throw Failure(.badData, "the examples of step \(step + 1) hold no target token") }
-            for index in gradient.indices { gradient[index] = 0 }
-            var loss = 0.0
-            for batch in batches {
-                loss += try model.lossAndGradient(batch, gradientScale: 1 / Float(targets), gradient: &gradient).loss
-                tokenSum += batch.tokens.count
-            }
-            let size = clip(&gradient, limit: settings.gradientClip)
-            guard loss.isFinite, size.isFinite else {
+            let loss = result.loss / Double(result.count)
+            guard result.loss.isFinite, size.isFinite else {
+                let what = privacy == nil ? "the loss is \(loss), the gradient's norm \(size)" : "the noise is too large"
                 throw Failure(
-                    .badData,
-                    "training went out of range in step \(step + 1): the loss is \(loss / Double(targets)), the gradient's norm \(size); lower --learning-rate"
-                )
+                    .badData, "training went out of range in step \(step + 1): \(what); lower --learning-rate")
             }
             let rate = schedule.rate(step)
             optimizer.step(&weights.trained.values, gradient: gradient, learningRate: rate)
             try model.load(weights)
-            lossSum += loss
-            targetSum += targets
-            losses.append(loss / Double(targets))
+            total.loss += result.loss
+            total.count += result.count
+            total.targets += result.targets
+            total.tokens += result.tokens
+            losses.append(loss)
             let seconds = (clock.now - began) / .seconds(1)
             let goesOn = progress(
                 TrainingProgress(
-                    step: step, done: losses.count, count: stepRange.count, loss: loss / Double(targets), gradientNorm: size,
-                    learningRate: rate, tokensPerSecond: seconds > 0 ? Double(tokenSum) / seconds : 0))
+                    step: step, done: losses.count, count: stepRange.count, loss: loss, gradientNorm: size, learningRate: rate,
+                    tokensPerSecond: seconds > 0 ? Double(total.tokens) / seconds : 0))
             if !goesOn { break }
         }
         return TrainingOutcome(
-            weights: weights, meanLoss: targetSum > 0 ? lossSum / Double(targetSum) : 0, targetTokens: targetSum,
-            tokens: tokenSum,
-            steps: losses.count, losses: losses)
+            weights: weights, meanLoss: total.count > 0 ? total.loss / Double(total.count) : 0, targetTokens: total.targets,
+            tokens: total.tokens, steps: losses.count, losses: losses)
+    }
+
+    /// The gradient of the mean loss over all targets of some batches.
+    private static func ordinaryStep(
+        _ step: Int, _ batches: [TokenBatch], model: AdaptedModel, gradient: inout [Float]
+    ) throws(Failure) -> StepResult {
+        let targets = batches.reduce(0) { $0 + $1.targets.count { $0 } }
+        guard targets > 0 else { throw Failure(.badData, "the examples of step \(step + 1) hold no target token") }
+        for index in gradient.indices { gradient[index] = 0 }
+        var result = StepResult(count: targets, targets: targets)
+        for batch in batches {
+            result.loss += try model.lossAndGradient(batch, gradientScale: 1 / Float(targets), gradient: &gradient).loss
+            result.tokens += batch.tokens.count
+        }
+        return result
+    }
+
+    /// The noised sum of the drawn examples' clipped gradients over the expected batch size.
+    private static func privateStep(
+        _ step: Int, _ examples: [Example], model: AdaptedModel, privacy: PrivateTraining, sum: ClippedSum,
+        gradient: inout [Float]
+    ) throws(Failure) -> StepResult {
+        let drawn = privacy.draw(of: examples.count, step: step).map { examples[$0] }
+        let losses = try sum.form(drawn, model: model, step: step)
+        sum.release(privacy, step: step, into: &gradient)
+        return StepResult(
+            loss: losses.reduce(0, +), count: losses.count, targets: drawn.reduce(0) { $0 + $1.targetCount },
+            tokens: drawn.reduce(0) { $0 + $1.tokens.count })
     }
 }

@@ -17,50 +17,93 @@ public enum EncodedState {
     /// The checksum.
     public static let trailerByteCount = 4
 
-    /// Bytes of a state of this layout: exact where the codec's size is fixed, else the most that there can be.
-    public static func byteCount(layout: AdapterLayout, codec: UpdateCodec = .float32) -> Int {
-        headerByteCount + codec.payloadByteCount(layout) + trailerByteCount
+    /// The most bytes of a state of this layout; of `f32`, `bf16` and `int8` every state has exactly as many.
+    public static func byteLimit(layout: AdapterLayout, codec: UpdateCodec) -> Int {
+        headerByteCount + codec.payload.byteCounts(layout).upperBound + trailerByteCount
     }
 
-    public static func encode(_ state: AdapterState, codec: UpdateCodec = .float32) -> [UInt8] {
-        var writer = ByteWriter(capacity: byteCount(layout: state.layout, codec: codec))
+    /// - Parameters:
+    ///   - state: finite; what is made of another is refused by `decode`.
+    ///   - rounding: required where `codec.usesRandomness`. Equal generators give equal bytes.
+    public static func encode(_ state: AdapterState, codec: UpdateCodec = .float32, rounding: SeededGenerator? = nil) -> [UInt8] {
+        encode(state, codec: codec, rounding: rounding, path: kernelPath)
+    }
+
+    /// On another path than this process has chosen; the bytes are the same on each.
+    package static func encode(_ state: AdapterState, codec: UpdateCodec, rounding: SeededGenerator?, path: Int32) -> [UInt8] {
+        precondition(!codec.usesRandomness || rounding != nil, "\(codec) rounds at random: pass a generator")
+        let counts = codec.payload.byteCounts(state.layout)
+        var writer = ByteWriter(
+            capacity: headerByteCount + trailerByteCount + (counts.count == 1 ? counts.upperBound : 0))
         writer.write(magic)
         writer.write(version)
         writer.write(codec.identifier)
         writer.write(UInt16(0))
         writer.write(state.layout.digest)
         writer.write(UInt64(state.values.count))
-        codec.encode(state, &writer)
+        var rounding = rounding
+        codec.payload.encode(state, rounding: &rounding, path: path, &writer)
         writer.write(CRC32C.checksum(writer.bytes))
         return writer.bytes
     }
 
-    /// - Parameter codecs: those that the plan allows here.
-    /// - Throws: `DecodeError` for anything but exactly what `encode` writes for a finite state of this layout.
+    /// - Parameter codecs: those that the plan allows here, with their parameters: a message with more kept values than
+    ///   the density of each of them has is refused.
+    /// - Throws: `DecodeError` for anything but what `encode` can write for a finite state of this layout.
     public static func decode(
-        _ bytes: [UInt8], layout: AdapterLayout, codecs: [UpdateCodec] = UpdateCodec.all
+        _ bytes: [UInt8], layout: AdapterLayout, codecs: [UpdateCodec] = [.float32]
+    ) throws(DecodeError) -> AdapterState {
+        try decode(bytes, layout: layout, codecs: codecs, path: kernelPath)
+    }
+
+    /// On another path than this process has chosen; the values are the same on each.
+    package static func decode(
+        _ bytes: [UInt8], layout: AdapterLayout, codecs: [UpdateCodec], path: Int32
     ) throws(DecodeError) -> AdapterState {
         let overhead = headerByteCount + trailerByteCount
-        let limit = codecs.map { byteCount(layout: layout, codec: $0) }.max() ?? overhead
+        let limit = codecs.map { byteLimit(layout: layout, codec: $0) }.max() ?? overhead
         guard bytes.count >= overhead else { throw .tooShort(bytes: bytes.count, minimum: overhead) }
         guard bytes.count <= limit else { throw .tooLong(bytes: bytes.count, limit: limit) }
         var reader = ByteReader(bytes)
         let header = try readHeader(&reader, bytes)
-        guard let codec = codecs.first(where: { $0.identifier == header.codec }) else { throw .unknownCodec(header.codec) }
+        let candidates = codecs.filter { $0.identifier == header.codec }
+        guard !candidates.isEmpty else {
+            throw .codecNotAllowed(header.codec, allowed: codecs.map(\.description))
+        }
         guard header.reserved == 0 else { throw .reservedNotZero(header.reserved) }
         guard header.layout == layout.digest else { throw .otherLayout(expected: layout.digest, found: header.layout) }
         guard header.count == UInt64(layout.parameterCount) else {
             throw .wrongCount(expected: layout.parameterCount, found: header.count)
         }
-        let payload = bytes.count - overhead
-        let bound = codec.payloadByteCount(layout)
-        guard payload <= bound, !codec.isExact || payload == bound else {
-            throw .wrongPayload(expected: bound, found: payload)
+        // The parameters are not in the message: the first codec under which it is one counts.
+        var objection: DecodeError?
+        for codec in candidates {
+            do throws(DecodeError) { return try decode(bytes, layout, codec, path) } catch { objection = objection ?? error }
         }
-        let values = try codec.decode(&reader, payload, layout)
-        guard reader.remaining == trailerByteCount, values.count == layout.parameterCount else {
-            throw .wrongPayload(expected: payload - reader.remaining + trailerByteCount, found: payload)
+        throw objection!
+    }
+
+    /// Values of a message whose header and checksum are right.
+    private static func decode(
+        _ bytes: [UInt8], _ layout: AdapterLayout, _ codec: UpdateCodec, _ path: Int32
+    ) throws(DecodeError) -> AdapterState {
+        let allowed = codec.payload.byteCounts(layout)
+        let count = bytes.count - headerByteCount - trailerByteCount
+        guard allowed.contains(count) else {
+            throw .wrongPayload(expected: count < allowed.lowerBound ? allowed.lowerBound : allowed.upperBound, found: count)
         }
+        var values = [Float](repeating: 0, count: layout.parameterCount)
+        var objection: DecodeError?
+        bytes.withUnsafeBytes { bytes in
+            values.withUnsafeMutableBufferPointer { values in
+                do throws(DecodeError) {
+                    try codec.payload.decode(
+                        UnsafeRawBufferPointer(rebasing: bytes[headerByteCount..<headerByteCount + count]), layout, into: values,
+                        path: path)
+                } catch { objection = error }
+            }
+        }
+        if let objection { throw objection }
         return AdapterState(layout: layout, values: values)
     }
 

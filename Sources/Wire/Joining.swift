@@ -1,8 +1,31 @@
-/// How a client enters and leaves a run: hello, welcome, leave, and the refusal that can answer anything.
+/// How a client enters and leaves a run: inquire, hello, welcome, leave, and the refusal that can answer anything.
 
 import Primitives
 
-/// The first request of a client: who it is, what it holds, what it can do.
+/// The first request of a client: what is planned here? It says nothing of the client, so that one whom the plan does not
+/// suit has told nothing.
+public struct Inquire: Equatable, Sendable {
+    /// Of the program, for logs; compatibility is decided by the frame's protocol version alone.
+    public var softwareVersion: String
+
+    public init(softwareVersion: String) { self.softwareVersion = softwareVersion }
+}
+
+/// The coordinator's answer to inquire.
+public struct Announcement: Equatable, Sendable {
+    public var softwareVersion: String
+    public var runID: String
+    /// `FederationPlan` as JSON.
+    public var plan: [UInt8]
+
+    public init(softwareVersion: String, runID: String, plan: [UInt8]) {
+        self.softwareVersion = softwareVersion
+        self.runID = runID
+        self.plan = plan
+    }
+}
+
+/// A client joins: who it is, what it holds, what it can do.
 public struct Hello: Equatable, Sendable {
     /// Of the program, for logs; compatibility is decided by the frame's protocol version alone.
     public var softwareVersion: String
@@ -13,8 +36,9 @@ public struct Hello: Equatable, Sendable {
     public var tokenizerDigest: Digest
     /// The largest rank that the client can hold, if it has a limit.
     public var maximumRank: UInt32?
-    /// Usable training examples: fixed for the run, and the client's weight under `samples`.
-    public var exampleCount: UInt64
+    /// Usable training examples: fixed for the run, and the client's weight under `samples`. Nil where the plan keeps counts
+    /// private.
+    public var exampleCount: UInt64?
     public var hasEvaluationData: Bool
     /// Drawn anew by every process, so that logs can tell a restart from a repeated hello.
     public var sessionNonce: UInt64
@@ -23,7 +47,7 @@ public struct Hello: Equatable, Sendable {
 
     public init(
         softwareVersion: String, name: String, secret: [UInt8], baseDigest: Digest, tokenizerDigest: Digest,
-        maximumRank: UInt32?, exampleCount: UInt64, hasEvaluationData: Bool, sessionNonce: UInt64, kernelPath: String
+        maximumRank: UInt32?, exampleCount: UInt64?, hasEvaluationData: Bool, sessionNonce: UInt64, kernelPath: String
     ) {
         self.softwareVersion = softwareVersion
         self.name = name
@@ -44,20 +68,17 @@ public struct Welcome: Equatable, Sendable {
     public var runID: String
     /// Goes into every later request; a newer hello of the same client ends it.
     public var session: UInt64
-    /// `FederationPlan` as JSON.
-    public var plan: [UInt8]
     /// That this client trains.
     public var rank: UInt32
     /// Seconds between heartbeats while the client is busy.
     public var heartbeatSeconds: Float
 
     public init(
-        softwareVersion: String, runID: String, session: UInt64, plan: [UInt8], rank: UInt32, heartbeatSeconds: Float
+        softwareVersion: String, runID: String, session: UInt64, rank: UInt32, heartbeatSeconds: Float
     ) {
         self.softwareVersion = softwareVersion
         self.runID = runID
         self.session = session
-        self.plan = plan
         self.rank = rank
         self.heartbeatSeconds = heartbeatSeconds
     }
@@ -105,6 +126,28 @@ public struct Refusal: Equatable, Sendable {
     }
 }
 
+extension Inquire: WireFields {
+    func write(to writer: inout ByteWriter) { writer.write(softwareVersion) }
+
+    init(from reader: inout FieldReader) throws(WireError) {
+        softwareVersion = try reader.string("softwareVersion", limit: WireLimits.wordBytes)
+    }
+}
+
+extension Announcement: WireFields {
+    func write(to writer: inout ByteWriter) {
+        writer.write(softwareVersion)
+        writer.write(runID)
+        writer.write(counted: plan)
+    }
+
+    init(from reader: inout FieldReader) throws(WireError) {
+        softwareVersion = try reader.string("softwareVersion", limit: WireLimits.wordBytes)
+        runID = try reader.string("runID", limit: WireLimits.wordBytes)
+        plan = try reader.bytes("plan", limit: WireLimits.controlBodyBytes)
+    }
+}
+
 extension Hello: WireFields {
     func write(to writer: inout ByteWriter) {
         precondition(secret.count == WireLimits.secretBytes, "a secret has \(secret.count) bytes")
@@ -114,7 +157,7 @@ extension Hello: WireFields {
         writer.write(baseDigest)
         writer.write(tokenizerDigest)
         writer.write(maximumRank) { $0.write($1) }
-        writer.write(exampleCount)
+        writer.write(exampleCount) { $0.write($1) }
         writer.write(hasEvaluationData)
         writer.write(sessionNonce)
         writer.write(kernelPath)
@@ -128,7 +171,7 @@ extension Hello: WireFields {
         baseDigest = try reader.digest("baseDigest")
         tokenizerDigest = try reader.digest("tokenizerDigest")
         maximumRank = try reader.optional("maximumRank") { reader throws(WireError) in try reader.integer("maximumRank") }
-        exampleCount = try reader.integer("exampleCount")
+        exampleCount = try reader.optional("exampleCount") { reader throws(WireError) in try reader.integer("exampleCount") }
         hasEvaluationData = try reader.bool("hasEvaluationData")
         sessionNonce = try reader.integer("sessionNonce")
         kernelPath = try reader.string("kernelPath", limit: WireLimits.wordBytes)
@@ -140,7 +183,6 @@ extension Welcome: WireFields {
         writer.write(softwareVersion)
         writer.write(runID)
         writer.write(session)
-        writer.write(counted: plan)
         writer.write(rank)
         writer.write(heartbeatSeconds)
     }
@@ -149,7 +191,6 @@ extension Welcome: WireFields {
         softwareVersion = try reader.string("softwareVersion", limit: WireLimits.wordBytes)
         runID = try reader.string("runID", limit: WireLimits.wordBytes)
         session = try reader.integer("session")
-        plan = try reader.bytes("plan", limit: WireLimits.controlBodyBytes)
         rank = try reader.integer("rank")
         heartbeatSeconds = try reader.float("heartbeatSeconds")
         guard heartbeatSeconds > 0 else {

@@ -12,6 +12,7 @@ public enum Reply: Equatable, Sendable {
     case acknowledged
     case heartbeatReply(HeartbeatReply)
     case refused(Refusal)
+    case announcement(Announcement)
 
     enum Kind: UInt8 {
         case welcome = 129
@@ -22,6 +23,7 @@ public enum Reply: Equatable, Sendable {
         case acknowledged = 134
         case heartbeatReply = 135
         case refused = 136
+        case announcement = 137
     }
 
     private var parts: (Kind, (any WireFields)?) {
@@ -34,6 +36,7 @@ public enum Reply: Equatable, Sendable {
         case .acknowledged: (.acknowledged, nil)
         case .heartbeatReply(let message): (.heartbeatReply, message)
         case .refused(let message): (.refused, message)
+        case .announcement(let message): (.announcement, message)
         }
     }
 
@@ -65,6 +68,7 @@ public enum Reply: Equatable, Sendable {
         case .acknowledged: self = .acknowledged
         case .heartbeatReply: self = .heartbeatReply(try HeartbeatReply(from: &reader))
         case .refused: self = .refused(try Refusal(from: &reader))
+        case .announcement: self = .announcement(try Announcement(from: &reader))
         }
         try reader.finish()
     }

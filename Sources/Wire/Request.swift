@@ -11,6 +11,7 @@ public enum Request: Equatable, Sendable {
     case reportEvaluation(ReportEvaluation)
     case heartbeat(Heartbeat)
     case leave(Leave)
+    case inquire(Inquire)
 
     enum Kind: UInt8 {
         case hello = 1
@@ -21,6 +22,7 @@ public enum Request: Equatable, Sendable {
         case reportEvaluation = 6
         case heartbeat = 7
         case leave = 8
+        case inquire = 9
     }
 
     private var parts: (Kind, any WireFields) {
@@ -33,6 +35,7 @@ public enum Request: Equatable, Sendable {
         case .reportEvaluation(let message): (.reportEvaluation, message)
         case .heartbeat(let message): (.heartbeat, message)
         case .leave(let message): (.leave, message)
+        case .inquire(let message): (.inquire, message)
         }
     }
 
@@ -64,6 +67,7 @@ public enum Request: Equatable, Sendable {
         case .reportEvaluation: self = .reportEvaluation(try ReportEvaluation(from: &reader))
         case .heartbeat: self = .heartbeat(try Heartbeat(from: &reader))
         case .leave: self = .leave(try Leave(from: &reader))
+        case .inquire: self = .inquire(try Inquire(from: &reader))
         }
         try reader.finish()
     }

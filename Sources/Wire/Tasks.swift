@@ -63,6 +63,21 @@ public struct BlobReference: Hashable, Sendable {
     static let encodedBytes = Digest.byteCount + 8 + 1 + 4
 }
 
+/// A short way to a state, for a client that holds the one before it: the encoded difference to add.
+public struct StateDelta: Hashable, Codable, Sendable {
+    /// Of the encoded state that it is added to.
+    public var from: Digest
+    /// SHA-256 of the encoded difference.
+    public var digest: Digest
+    public var byteCount: UInt64
+
+    public init(from: Digest, digest: Digest, byteCount: UInt64) {
+        self.from = from
+        self.digest = digest
+        self.byteCount = byteCount
+    }
+}
+
 /// Make the factors that everyone starts from, and upload them as a contribution of kind `start`.
 public struct StartTask: Equatable, Sendable {
     /// 0: before the first round.
@@ -83,15 +98,19 @@ public struct TrainTask: Equatable, Sendable {
     public var blobs: [BlobReference]
     /// Of what the client derives from the run's seed (FFA-LoRA's A), to be checked before training.
     public var derivedDigest: Digest?
+    /// Another way to the state among the blobs.
+    public var delta: StateDelta?
 
     public init(
-        round: UInt32, attempt: UInt32, deadlineMilliseconds: UInt64, blobs: [BlobReference], derivedDigest: Digest?
+        round: UInt32, attempt: UInt32, deadlineMilliseconds: UInt64, blobs: [BlobReference], derivedDigest: Digest?,
+        delta: StateDelta? = nil
     ) {
         self.round = round
         self.attempt = attempt
         self.deadlineMilliseconds = deadlineMilliseconds
         self.blobs = blobs
         self.derivedDigest = derivedDigest
+        self.delta = delta
     }
 }
 
@@ -100,11 +119,13 @@ public struct EvaluateTask: Equatable, Sendable {
     public var round: UInt32
     public var blobs: [BlobReference]
     public var derivedDigest: Digest?
+    public var delta: StateDelta?
 
-    public init(round: UInt32, blobs: [BlobReference], derivedDigest: Digest?) {
+    public init(round: UInt32, blobs: [BlobReference], derivedDigest: Digest?, delta: StateDelta? = nil) {
         self.round = round
         self.blobs = blobs
         self.derivedDigest = derivedDigest
+        self.delta = delta
     }
 }
 
@@ -183,6 +204,23 @@ extension BlobReference: WireFields {
     }
 }
 
+extension StateDelta: WireFields {
+    func write(to writer: inout ByteWriter) {
+        writer.write(from)
+        writer.write(digest)
+        writer.write(byteCount)
+    }
+
+    init(from reader: inout FieldReader) throws(WireError) {
+        from = try reader.digest("delta.from")
+        digest = try reader.digest("delta.digest")
+        byteCount = try reader.integer("delta.byteCount")
+        guard byteCount <= Chunking.largestByteCount else {
+            throw .malformed(field: "delta.byteCount", problem: "\(byteCount) bytes; the most is \(Chunking.largestByteCount)")
+        }
+    }
+}
+
 extension StartTask: WireFields {
     func write(to writer: inout ByteWriter) {
         writer.write(round)
@@ -202,6 +240,7 @@ extension TrainTask: WireFields {
         writer.write(deadlineMilliseconds)
         BlobReference.writeList(blobs, to: &writer)
         writer.write(derivedDigest) { $0.write($1) }
+        writer.write(delta) { $1.write(to: &$0) }
     }
 
     init(from reader: inout FieldReader) throws(WireError) {
@@ -210,6 +249,7 @@ extension TrainTask: WireFields {
         deadlineMilliseconds = try reader.integer("deadlineMilliseconds")
         blobs = try BlobReference.readList(from: &reader)
         derivedDigest = try reader.optional("derivedDigest") { reader throws(WireError) in try reader.digest("derivedDigest") }
+        delta = try reader.optional("delta") { reader throws(WireError) in try StateDelta(from: &reader) }
     }
 }
 
@@ -218,12 +258,14 @@ extension EvaluateTask: WireFields {
         writer.write(round)
         BlobReference.writeList(blobs, to: &writer)
         writer.write(derivedDigest) { $0.write($1) }
+        writer.write(delta) { $1.write(to: &$0) }
     }
 
     init(from reader: inout FieldReader) throws(WireError) {
         round = try reader.integer("round")
         blobs = try BlobReference.readList(from: &reader)
         derivedDigest = try reader.optional("derivedDigest") { reader throws(WireError) in try reader.digest("derivedDigest") }
+        delta = try reader.optional("delta") { reader throws(WireError) in try StateDelta(from: &reader) }
     }
 }
 

@@ -94,6 +94,20 @@ public struct ChunkReceived: Equatable, Sendable {
     }
 }
 
+/// What a client says of a round's training beside the update; nothing under differential privacy, which it would undo.
+public struct TrainingReport: Equatable, Sendable {
+    /// Mean nats per target token over the round's steps.
+    public var trainLoss: Double
+    public var targetTokens: UInt64
+    public var trainSeconds: Float
+
+    public init(trainLoss: Double, targetTokens: UInt64, trainSeconds: Float) {
+        self.trainLoss = trainLoss
+        self.targetTokens = targetTokens
+        self.trainSeconds = trainSeconds
+    }
+}
+
 /// Makes the uploaded chunks a contribution: answered only when it is stored durably.
 public struct Commit: Equatable, Sendable {
     public var session: UInt64
@@ -102,16 +116,13 @@ public struct Commit: Equatable, Sendable {
     public var attempt: UInt32
     public var digest: Digest
     public var totalBytes: UInt64
-    /// Examples of the client's usable training set.
-    public var exampleCount: UInt64
-    /// Mean nats per target token over the round's steps.
-    public var trainLoss: Double
-    public var targetTokens: UInt64
-    public var trainSeconds: Float
+    /// Examples of the client's usable training set; nil where the plan keeps counts private.
+    public var exampleCount: UInt64?
+    public var training: TrainingReport?
 
     public init(
         session: UInt64, kind: ContributionKind, round: UInt32, attempt: UInt32, digest: Digest, totalBytes: UInt64,
-        exampleCount: UInt64, trainLoss: Double, targetTokens: UInt64, trainSeconds: Float
+        exampleCount: UInt64?, training: TrainingReport?
     ) {
         self.session = session
         self.kind = kind
@@ -120,9 +131,7 @@ public struct Commit: Equatable, Sendable {
         self.digest = digest
         self.totalBytes = totalBytes
         self.exampleCount = exampleCount
-        self.trainLoss = trainLoss
-        self.targetTokens = targetTokens
-        self.trainSeconds = trainSeconds
+        self.training = training
     }
 }
 
@@ -222,6 +231,20 @@ extension ChunkReceived: WireFields {
     }
 }
 
+extension TrainingReport: WireFields {
+    func write(to writer: inout ByteWriter) {
+        writer.write(trainLoss)
+        writer.write(targetTokens)
+        writer.write(trainSeconds)
+    }
+
+    init(from reader: inout FieldReader) throws(WireError) {
+        trainLoss = try reader.double("trainLoss")
+        targetTokens = try reader.integer("targetTokens")
+        trainSeconds = try reader.float("trainSeconds")
+    }
+}
+
 extension Commit: WireFields {
     func write(to writer: inout ByteWriter) {
         writer.write(session)
@@ -230,10 +253,8 @@ extension Commit: WireFields {
         writer.write(attempt)
         writer.write(digest)
         writer.write(totalBytes)
-        writer.write(exampleCount)
-        writer.write(trainLoss)
-        writer.write(targetTokens)
-        writer.write(trainSeconds)
+        writer.write(exampleCount) { $0.write($1) }
+        writer.write(training) { $1.write(to: &$0) }
     }
 
     init(from reader: inout FieldReader) throws(WireError) {
@@ -246,10 +267,8 @@ extension Commit: WireFields {
         guard totalBytes <= Chunking.largestByteCount else {
             throw .malformed(field: "totalBytes", problem: "\(totalBytes) bytes; the most is \(Chunking.largestByteCount)")
         }
-        exampleCount = try reader.integer("exampleCount")
-        trainLoss = try reader.double("trainLoss")
-        targetTokens = try reader.integer("targetTokens")
-        trainSeconds = try reader.float("trainSeconds")
+        exampleCount = try reader.optional("exampleCount") { reader throws(WireError) in try reader.integer("exampleCount") }
+        training = try reader.optional("training") { reader throws(WireError) in try TrainingReport(from: &reader) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 public enum WireLimits {
     /// The version in every frame. It changes with any change to a frame or a message.
-    public static let protocolVersion: UInt8 = 1
+    public static let protocolVersion: UInt8 = 2
 
     /// Magic, version, kind, reserved, body length, checksum.
     public static let headerBytes = 16

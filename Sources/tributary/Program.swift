@@ -12,7 +12,7 @@ import Programs
         subcommands: [
             DemoCommand.self,
             SimulateCommand.self, CoordinatorRole.self, ClientRole.self, ModelCommand.self,
-            BenchCommand.self, DoctorCommand.self,
+            BenchCommand.self, DoctorCommand.self, PrivacyCommand.self,
         ])
 
     static func main() { CommandLineProgram.run(Self.self) }

@@ -27,7 +27,7 @@ import Testing
         let clients = zip(["a", "b", "c"], weights).map {
             Participant(name: $0, weight: $1, state: randomState(layout, &generator))
         }
-        let given = strategy.contribution == .update ? AdapterState(zeros: layout) : nil
+        let given = strategy.rule.takesFactors ? nil : AdapterState(zeros: layout)
         return Round(given: given, clients: clients, strategy: strategy)
     }
 

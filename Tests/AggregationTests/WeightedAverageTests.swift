@@ -20,7 +20,7 @@ import UpdateCodec
             let clients = ["a", "b", "c", "d"].map { name in
                 Participant(name: name, weight: 1 + 100 * generator.unit(), state: randomState(layout, &generator))
             }
-            let strategy = try #require(StrategyName.allCases.first { $0.method == method && $0.contribution == .update })
+            let strategy = try #require(StrategyName.allCases.first { $0.method == method && !$0.rule.takesFactors })
             let combined = try combine(strategy, clients, given: given)
             let expected = weightedSum(clients.map { $0.state.values.map(Double.init) }, clients.map(\.weight))
             let closeness = Closeness(combined.values.map(Double.init), expected)

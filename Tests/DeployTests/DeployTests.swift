@@ -5,6 +5,7 @@ import Plan
 import TestSupport
 import Testing
 import Transport
+import UpdateCodec
 import Yams
 
 @Suite struct DeployTests {
@@ -18,6 +19,9 @@ import Yams
         "weighting", "seed", "ranks", "alpha", "rank_stabilized", "target_modules", "rank_cap", "start", "local_steps",
         "batch_size", "gradient_accumulation", "sequence_length", "learning_rate", "schedule", "warmup_steps", "optimizer",
         "weight_decay", "gradient_clip", "quantize", "exact_match", "exact_match_marker", "init_adapter",
+        "compress", "compress_downlink", "error_feedback", "residual_decay", "dp", "epsilon", "delta", "clip",
+        "noise_multiplier", "client_sampling_rate", "clip_quantile", "clip_learning_rate", "clip_count_noise", "public_counts",
+        "public_evaluation",
     ]
 
     @Test func theSampleHasEveryKeyOnceSetOrCommentedOut() throws {
@@ -27,7 +31,10 @@ import Yams
         }
         let set = try #require(try Yams.load(yaml: Self.text("federation.yaml")) as? [String: Any])
         #expect(set.keys.allSatisfy { Self.keys.contains($0) })
-        #expect(Set(Self.keys).subtracting(set.keys) == ["alpha", "init_adapter"])
+        #expect(
+            Set(Self.keys).subtracting(set.keys) == [
+                "alpha", "init_adapter", "epsilon", "noise_multiplier", "clip_quantile", "clip_count_noise",
+            ])
     }
 
     @Test func theSamplesValuesAreThePlansDefaults() throws {
@@ -56,6 +63,17 @@ import Yams
         #expect(set["quantize"] as? String == plan.quantize.rawValue)
         #expect(set["exact_match"] as? Int == plan.exactMatchTokens)
         #expect(set["exact_match_marker"] as? String == plan.exactMatchMarker)
+        #expect(set["compress"] as? String == plan.compress.description)
+        #expect(set["compress_downlink"] as? String == plan.compressDownlink.description)
+        #expect(set["error_feedback"] as? Bool == plan.errorFeedback)
+        #expect(set["residual_decay"] as? Double == plan.residualDecay)
+        #expect(set["dp"] as? String == plan.privacy.rawValue)
+        #expect(set["delta"] as? Double == plan.delta)
+        #expect(set["clip"] as? Int == Int(plan.clip))
+        #expect(set["client_sampling_rate"] as? Int == Int(plan.clientSamplingRate))
+        #expect(set["clip_learning_rate"] as? Double == plan.clipLearningRate)
+        #expect(set["public_counts"] as? Bool == plan.publicCounts)
+        #expect(set["public_evaluation"] as? Bool == plan.publicEvaluation)
         _ = try TransportAddress(listening: try #require(set["listen"] as? String))
     }
 

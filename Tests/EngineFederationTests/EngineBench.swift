@@ -52,7 +52,8 @@ final class LoggedWork: LocalWork {
     var exampleCount: Int { inner.exampleCount }
     var hasEvaluationData: Bool { inner.hasEvaluationData }
 
-    func prepare(for plan: FederationPlan, rank: Int) throws(Failure) { try inner.prepare(for: plan, rank: rank) }
+    var dataDigest: Digest { inner.dataDigest }
+    func prepare(for plan: FederationPlan) throws(Failure) { try inner.prepare(for: plan) }
 
     func train(
         _ assignment: TrainingAssignment, progress: (Int, Int) -> WorkInterruption?

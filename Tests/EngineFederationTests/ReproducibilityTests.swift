@@ -14,7 +14,7 @@ import Testing
     private struct Outcome: Equatable {
         let adapter: Digest
         let evaluations: [Double]
-        let trainLosses: [Double]
+        let trainLosses: [Double?]
     }
 
     private func plan(_ bench: EngineBench, _ strategy: StrategyName) -> FederationPlan {

@@ -80,7 +80,8 @@ private struct Bench {
             .commit(
                 Commit(
                     session: sessions[name] ?? 0, kind: .update, round: round, attempt: 1, digest: digest,
-                    totalBytes: UInt64(totalBytes), exampleCount: 5, trainLoss: 1, targetTokens: 10, trainSeconds: 1)),
+                    totalBytes: UInt64(totalBytes), exampleCount: 5,
+                    training: TrainingReport(trainLoss: 1, targetTokens: 10, trainSeconds: 1))),
             at: now)
     }
 }
@@ -201,9 +202,11 @@ private func status(_ reply: Reply) -> ContributionStatus? {
         values[5] = .nan
         let poisoned = EncodedState.encode(AdapterState(layout: layout, values: values))
         #expect(refusal(try bench.contribute("a", bytes: poisoned)) == .badMessage)
-        let otherLayout = try bench.plan.specification(rank: 2, maps: Scenario.maps).trainedLayout
-        let other = EncodedState.encode(AdapterState(zeros: otherLayout))
-        #expect(refusal(try bench.contribute("a", bytes: other)) == .tooLarge)
+        for (rank, code) in [(2, RefusalCode.badMessage), (8, .tooLarge)] {
+            let otherLayout = try bench.plan.specification(rank: rank, maps: Scenario.maps).trainedLayout
+            let other = EncodedState.encode(AdapterState(zeros: otherLayout))
+            #expect(refusal(try bench.contribute("a", bytes: other)) == code)
+        }
         var flipped = EncodedState.encode(AdapterState(zeros: layout))
         flipped[100] ^= 1
         #expect(refusal(try bench.contribute("a", bytes: flipped)) == .badMessage)
@@ -253,15 +256,15 @@ private func status(_ reply: Reply) -> ContributionStatus? {
                 bytes = Request.uploadChunk(
                     UploadChunk(
                         session: session, kind: .update, round: word(&generator) % 3, digest: digest,
-                        index: 0, count: 1, totalBytes: UInt64(EncodedState.byteCount(layout: layout)),
-                        bytes: [UInt8](repeating: 1, count: EncodedState.byteCount(layout: layout)))
+                        index: 0, count: 1, totalBytes: UInt64(EncodedState.byteLimit(layout: layout, codec: .float32)),
+                        bytes: [UInt8](repeating: 1, count: EncodedState.byteLimit(layout: layout, codec: .float32)))
                 ).encoded()
             case 2:
                 bytes = Request.commit(
                     Commit(
                         session: session, kind: .update, round: word(&generator) % 3, attempt: word(&generator),
-                        digest: digest, totalBytes: UInt64(word(&generator)), exampleCount: UInt64.max, trainLoss: -1e300,
-                        targetTokens: UInt64.max, trainSeconds: 0)
+                        digest: digest, totalBytes: UInt64(word(&generator)), exampleCount: UInt64.max,
+                        training: TrainingReport(trainLoss: -1e300, targetTokens: UInt64.max, trainSeconds: 0))
                 ).encoded()
             case 3: bytes = Request.fetchChunk(FetchChunk(session: session, digest: digest, index: word(&generator))).encoded()
             case 4:

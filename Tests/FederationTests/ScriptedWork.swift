@@ -22,7 +22,9 @@ final class ScriptedWork: LocalWork {
         self.hasEvaluationData = hasEvaluationData
     }
 
-    func prepare(for plan: FederationPlan, rank: Int) throws(Failure) {}
+    var dataDigest: Digest { Digest(of: Array(name.utf8)) }
+
+    func prepare(for plan: FederationPlan) throws(Failure) {}
 
     func train(
         _ assignment: TrainingAssignment, progress: (Int, Int) -> WorkInterruption?

@@ -74,6 +74,23 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
         }
     }
 
+    @Test(arguments: [0, 1, 7, 16, 33, 1000])
+    func `the sum of squares and the weighted sum are those in double`(count: Int) {
+        let x = random(count, "x", bound: 3e19)  // whose squares are beyond single precision
+        let before = (0..<count).map { Double($0) * 1e15 }
+        let expected = x.reduce(0.0) { $0 + Double($1) * Double($1) }
+        var squares: [Double] = []
+        var sums: [[Double]] = []
+        for path in [.scalar] + KernelPath.supported {
+            squares.append(tributary_square_sum(path.rawValue, x, count))
+            var sum = before
+            tributary_add_scaled(path.rawValue, &sum, x, count, 0.3)
+            sums.append(sum)
+        }
+        #expect(squares.allSatisfy { $0.bitPattern == squares[0].bitPattern && abs($0 - expected) <= 1e-14 * expected })
+        #expect(sums.allSatisfy { $0 == zip(before, x).map { $0 + 0.3 * Double($1) } })
+    }
+
     @Test func `rotating there and back changes nothing, and a rotation keeps lengths`() {
         let (rows, heads, size) = (4, 3, 22)
         let x = random(rows * heads * size, "x")

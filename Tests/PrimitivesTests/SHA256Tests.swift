@@ -1,6 +1,6 @@
 /// SHA-256 against the published vectors and Python's hashlib, on both paths.
 
-import CHash
+import CCryptography
 import Primitives
 import TestSupport
 import Testing

@@ -9,7 +9,7 @@ import Testing
     /// The files that the rules hold for. The rules' own files name what they forbid, and are left out.
     static func files() throws -> [SourceText] {
         var paths = ["Package.swift", "Makefile", ".ci/run", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
-        for folder in ["Sources", "coordinator", "client", "Tests", "scripts", "docs", "deploy"] {
+        for folder in ["Sources", "coordinator", "client", "Tests", "Fuzz", "scripts", "docs", "deploy"] {
             guard let below = try? FileManager.default.subpathsOfDirectory(atPath: "\(Golden.repository)/\(folder)") else {
                 continue
             }

@@ -19,7 +19,7 @@ enum Samples {
         blobs: [
             BlobReference(digest: digest(0xA1), byteCount: 1000, kind: .state, rank: 16),
             BlobReference(digest: digest(0xA2), byteCount: 2000, kind: .segment, rank: 8),
-        ], derivedDigest: digest(0xFA))
+        ], derivedDigest: digest(0xFA), delta: StateDelta(from: digest(0xA0), digest: digest(0xA3), byteCount: 300))
 
     /// By the names of the golden frames.
     static let requests: [(name: String, message: Request)] = [
@@ -32,7 +32,7 @@ enum Samples {
             .commit(
                 Commit(
                     session: session, kind: .update, round: 3, attempt: 1, digest: digest(0xC0), totalBytes: 5,
-                    exampleCount: 123, trainLoss: 2.5, targetTokens: 4567, trainSeconds: 12.25))
+                    exampleCount: 123, training: TrainingReport(trainLoss: 2.5, targetTokens: 4567, trainSeconds: 12.25)))
         ),
         (
             "reportEvaluation",
@@ -42,6 +42,7 @@ enum Samples {
         ),
         ("heartbeat", .heartbeat(Heartbeat(session: session, round: 3, step: 4, totalSteps: 10))),
         ("leave", .leave(Leave(session: session, reason: "interrupted"))),
+        ("inquire", .inquire(Inquire(softwareVersion: "0.1.0"))),
     ]
 
     static let replies: [(name: String, message: Reply)] = [
@@ -49,8 +50,7 @@ enum Samples {
             "welcome",
             .welcome(
                 Welcome(
-                    softwareVersion: "0.1.0", runID: "run-1", session: session, plan: Array("{}".utf8), rank: 16,
-                    heartbeatSeconds: 10))
+                    softwareVersion: "0.1.0", runID: "run-1", session: session, rank: 16, heartbeatSeconds: 10))
         ),
         ("task", .task(TaskReply(lastContribution: .counted, task: .train(train)))),
         ("chunk", .chunk(Chunk(digest: digest(0xD0), index: 0, count: 1, bytes: [7, 8, 9]))),
@@ -58,6 +58,10 @@ enum Samples {
         ("committed", .committed(Committed(status: .pending, missing: [1, 3]))),
         ("acknowledged", .acknowledged),
         ("heartbeatReply", .heartbeatReply(HeartbeatReply(keepGoing: false, reason: "the round is over"))),
+        (
+            "announcement",
+            .announcement(Announcement(softwareVersion: "0.1.0", runID: "run-1", plan: Array("{}".utf8)))
+        ),
         ("refused", .refused(Refusal(code: .busy, message: "ask again", retryAfterMilliseconds: 1500))),
     ]
 
@@ -65,6 +69,7 @@ enum Samples {
         var bare = hello
         bare.maximumRank = nil
         bare.hasEvaluationData = false
+        bare.exampleCount = nil
         let size = WireLimits.chunkBytes
         let full = [UInt8](repeating: 0xEE, count: size)
         return [

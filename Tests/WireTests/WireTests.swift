@@ -90,8 +90,8 @@ import Wire
             } == .notTributary)
         #expect(
             refused {
-                $0[4] = 2; $0[5] = 77
-            } == .unsupportedVersion(2))
+                $0[4] = 3; $0[5] = 77
+            } == .unsupportedVersion(3))
         #expect(
             refused {
                 $0[5] = 77; $0[6] = 1
@@ -118,7 +118,7 @@ import Wire
             #expect(error == .unsupportedVersion(7))
             let refusal = error.refusal
             #expect(refusal.code == .protocolVersion && refusal.retryAfterMilliseconds == nil)
-            #expect(refusal.message.contains("protocol version 7") && refusal.message.contains("version 1"))
+            #expect(refusal.message.contains("protocol version 7") && refusal.message.contains("version 2"))
             // The coordinator's answer is a frame of its own version.
             #expect(Reply.refused(refusal).encoded()[4] == WireLimits.protocolVersion)
             let failure = error.failure(from: "tcp://example:1")
@@ -131,11 +131,10 @@ import Wire
         for value in [Double.nan, .infinity, -.infinity] {
             let commit = Commit(
                 session: 1, kind: .update, round: 1, attempt: 0, digest: Samples.digest(1), totalBytes: 1, exampleCount: 1,
-                trainLoss: value, targetTokens: 1, trainSeconds: 1)
+                training: TrainingReport(trainLoss: value, targetTokens: 1, trainSeconds: 1))
             #expect(Self.refusedField { try Request(decoding: Request.commit(commit).encoded()) } == "trainLoss")
             var seconds = commit
-            seconds.trainLoss = 1
-            seconds.trainSeconds = Float(value)
+            seconds.training = TrainingReport(trainLoss: 1, targetTokens: 1, trainSeconds: Float(value))
             #expect(Self.refusedField { try Request(decoding: Request.commit(seconds).encoded()) } == "trainSeconds")
             let report = ReportEvaluation(
                 session: 1, round: 1, lossSum: value, targetTokens: 1, examples: 1, exactMatches: nil)

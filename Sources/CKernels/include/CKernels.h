@@ -31,6 +31,8 @@ enum { TRIBUTARY_SCALAR = 0, TRIBUTARY_AVX2 = 1, TRIBUTARY_AVX512 = 2 };
 
 /// 1 if the processor has the path's instructions.
 int tributary_path_supported(int path);
+/// The path that TRIBUTARY_KERNELS names, if the processor has it, else the best that it has.
+int tributary_default_path(void);
 
 // ---- decode.c, encode.c: weight formats --------------------------------------------------------------------------
 // Matrices are row-major, `columns` values a row; a tile is rows row0..<row1, columns column0..<column1, written
@@ -104,5 +106,74 @@ double tributary_cross_entropy(int path, float *logits, long count, long target,
 void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out);
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
+
+// ---- clipping.c: gradients of single examples --------------------------------------------------------------------
+
+/// The sum of x[i]^2 in double precision.
+double tributary_square_sum(int path, const float *x, long count);
+/// sum[i] += factor x[i], in double precision.
+void tributary_add_scaled(int path, double *sum, const float *x, long count, double factor);
+
+// ---- noise.c: normally distributed numbers -----------------------------------------------------------------------
+
+/// `count` values of the standard normal distribution from as many uniformly random words (Box and Muller 1958): values
+/// 2p and 2p + 1 come from words 2p and 2p + 1; an odd count takes its missing last word as 0. At most 8.6 in size, as a
+/// uniform number has 53 bits.
+void tributary_gaussian(int path, const uint64_t *words, double *out, long count);
+
+// ---- select.c: which values a sparse update keeps ----------------------------------------------------------------
+// Magnitudes are compared as the bits of |x|, which are in the order of the numbers (NaN above all).
+
+/// Finds which values are the `keep` largest magnitudes, ties to the lower index, none whose bits are `floor` or less:
+/// those above *threshold, and the first *ties of those equal to it. 0 < keep <= count.
+void tributary_select(int path, const float *values, long count, long keep, uint32_t floor, uint32_t *threshold, long *ties);
+
+/// The indices of the values above threshold and of the first *ties equal to it, ascending; *ties becomes what is left
+/// of it. Returns how many they are; `positions` has room for 16 more. count < 2^31.
+long tributary_gather(int path, const float *values, long count, uint32_t threshold, long *ties, uint32_t *positions);
+
+/// Sum of |values[positions[i]]|, in double, in a fixed order.
+double tributary_sum_magnitudes(const float *values, const uint32_t *positions, long kept);
+/// Sum of (values[i] - center), and of its square, in double, in a fixed order.
+void tributary_moments(int path, const float *values, long count, double center, double *sum, double *squares);
+
+// ---- golomb.c: ascending positions as Golomb-coded gaps ------------------------------------------------------------
+// A record is gap / M ones and a 0, gap mod M in truncated binary (Golomb 1966), and where there are signs one bit, 1 for
+// negative. A gap is the number of positions left out before this one. Bits fill bytes from the highest.
+
+/// Bits of all records without signs, for the M = *parameter (1 ... 32768) that the coder chooses: the best power of
+/// two (the smallest of equals), or one of 5/8, 6/8, 7/8, 5/4, 6/4, 7/4 of it where that is strictly smaller.
+/// *power becomes the best power of two, and *power_bits its bits.
+long tributary_golomb_choose(const uint32_t *positions, long kept, uint32_t *parameter, uint32_t *power, long *power_bits);
+
+/// Writes the records, with the signs of values[position] unless `values` is NULL. `out` has room for 8 bytes more.
+void tributary_golomb_encode(const uint32_t *positions, long kept, uint32_t parameter, const float *values, uint8_t *out);
+
+/// Reads `kept` records with signs, and sets out[position] to +scale or -scale.
+/// Returns 0; -1 if a position is not below `count`, or the records and zero bits up to a whole byte are not exactly
+/// `bytes` bytes. `out` may then hold some of the values.
+int tributary_golomb_decode_signs(const uint8_t *bits, long bytes, long kept, uint32_t parameter, long count, float scale,
+                                  float *out);
+/// Reads `kept` records without signs, and sets out[position] to the next of `kept` little-endian bfloat16 values.
+/// Returns as above, and -1 if a value is zero or not finite.
+int tributary_golomb_decode_bf16(const uint8_t *bits, long bytes, long kept, uint32_t parameter, long count,
+                                 const uint8_t *values, float *out);
+
+// ---- updates.c: dense updates --------------------------------------------------------------------------------------
+
+/// bfloat16, little-endian at any address: to nearest, ties to even; a finite value stays finite (the largest instead).
+void tributary_round_bf16(int path, const float *values, long count, uint8_t *out);
+/// The same of values[positions[i]].
+void tributary_round_bf16_at(const float *values, const uint32_t *positions, long kept, uint8_t *out);
+/// Back to floats. Returns the index of the first that is not finite, or -1.
+long tributary_widen_bf16(int path, const uint8_t *values, long count, float *out);
+
+/// The largest |x|; NaN if there is one.
+float tributary_largest_magnitude(int path, const float *values, long count);
+/// out[i] = floor(values[i] / scale + draws[i] / 2^32), for |values[i]| <= 127 scale.
+void tributary_round_int8(int path, const float *values, long count, float scale, const uint32_t *draws, int8_t *out);
+/// out[i] = codes[i] scale, at most the largest finite float. Returns the index of the first code that is -128, or is
+/// not 0 although the scale is, or -1.
+long tributary_widen_int8(int path, const int8_t *codes, long count, float scale, float *out);
 
 #endif

@@ -80,7 +80,7 @@ struct DemoCommand: ParsableCommand {
             A federation of \(parts.count) clients, each with another kind of word problem, \(Self.trainingCount) of them.
             Base: a Llama of \(Readable.decimal(Double(parameters) / 1e6, 1))M parameters in NF4, frozen and shared. Strategy \(plan.strategy.rawValue), rank \(plan.ranks[0]), \(plan.rounds) rounds of \(plan.localSteps) steps.
 
-            \(RoundTable.header())
+            \(RoundTable.header(FederationPlan()))
             """)
         let run = SimulationRun(
             base: base, parts: parts, evaluation: sets.evaluation, output: RunFolder(path: output + "/run"), plan: plan,
@@ -108,7 +108,7 @@ struct DemoCommand: ParsableCommand {
     /// The evaluation of the untouched base: what every later row is to be compared with.
     private static func startRow(_ stored: StoredFederation) -> String {
         let start = EvaluationSummary(stored.evaluations.filter { $0.round == 0 })
-        let record = RoundRecord(round: 0, attempts: 1, participants: [], trainLoss: .nan, traffic: Traffic(), seconds: 0)
+        let record = RoundRecord(round: 0, attempts: 1, participants: [], trainLoss: nil, traffic: Traffic(), seconds: 0)
         guard start.loss != nil else { return "" }
         return RoundTable.row(record, stored)
     }

@@ -1,4 +1,4 @@
-/// `tributary bench train`: how fast this machine trains an adapter on a model.
+/// `tributary bench` and `bench train`: how fast this machine trains an adapter on a model.
 
 import Adapters
 import ArgumentParser
@@ -7,12 +7,13 @@ import Datasets
 import LinearAlgebra
 import Model
 import Primitives
+import Privacy
 import Programs
 import Training
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self])
+        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self, BenchCodecCommand.self])
 }
 
 struct BenchTrainCommand: ParsableCommand {
@@ -24,6 +25,10 @@ struct BenchTrainCommand: ParsableCommand {
     @Option(name: .long, help: "Sequences of a step.") var batchSize = 4
     @Option(name: .long, help: "Tokens of a sequence.") var sequenceLength = 256
     @Option(name: .long, help: "Steps that are measured.") var steps = 5
+    @Flag(
+        name: .customLong("dp"),
+        help: "Also measure steps with example-level differential privacy on the same batch, in turn with ordinary ones.")
+    var isPrivate = false
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -43,45 +48,90 @@ struct BenchTrainCommand: ParsableCommand {
             method: .lora, maps: configuration.linearMaps, rank: rank, alpha: Double(2 * rank), rankStabilized: false)
         var generator = SeededGenerator(seed: 0, purpose: "bench")
         let model = try AdaptedModel(model: language, weights: specification.initialWeights(&generator))
-        let examples = (0..<batchSize * (steps + 1)).map { line in
+        let examples = (0..<batchSize * (isPrivate ? 1 : steps + 1)).map { line in
             Example(
                 tokens: (0..<sequenceLength).map { _ in Int32(generator.integer(below: configuration.vocabularySize)) },
                 targets: (0..<sequenceLength).map { $0 > 0 }, prompt: [], completion: nil, line: line + 1)
         }
         var line = ProgressLine()
-        let clock = ContinuousClock()
-        var times: [Double] = []
-        var last = clock.now
-        let outcome = try LocalTrainer.train(
-            model: model, examples: examples, settings: settings, stepRange: 0..<steps + 1, totalSteps: steps + 1,
-            generator: SeededGenerator(seed: 0, purpose: "batches")
-        ) { progress in
-            times.append((clock.now - last) / .seconds(1))
-            line.show(done: progress.done, of: progress.count, "step \(progress.done) of \(progress.count)")
-            last = clock.now
-            return !Interrupts.isInterrupted
+        var done = 0
+        let count = (isPrivate ? 2 * Self.turns : 1) * (steps + 1)
+        var loss = 0.0
+        /// Seconds of each step but the first.
+        func measure(_ privacy: PrivateTraining? = nil) throws -> [Double] {
+            let clock = ContinuousClock()
+            var times: [Double] = []
+            var last = clock.now
+            let outcome = try LocalTrainer.train(
+                model: model, examples: examples, settings: settings, stepRange: 0..<steps + 1, totalSteps: steps + 1,
+                generator: SeededGenerator(seed: 0, purpose: "batches"), privacy: privacy
+            ) { _ in
+                times.append((clock.now - last) / .seconds(1))
+                done += 1
+                line.show(done: done, of: count, "step \(done) of \(count)")
+                last = clock.now
+                return !Interrupts.isInterrupted
+            }
+            guard outcome.steps == steps + 1 else {
+                throw Failure(.interrupted, "the measurement was stopped; nothing was kept")
+            }
+            loss = outcome.losses.last ?? 0
+            return Array(times.dropFirst())
         }
+        let tokens = Double(batchSize * sequenceLength)
+        if isPrivate {
+            let privacy = try PrivateTraining(
+                clip: 1, noiseMultiplier: 1, expectedBatchSize: batchSize, samplingRate: 1,
+                key: .unsafeSeeded(0, name: "bench"))
+            var (ordinary, clipped) = (Double.infinity, Double.infinity)
+            for _ in 0..<Self.turns {
+                ordinary = try min(ordinary, measure().min()!)
+                clipped = try min(clipped, measure(privacy).min()!)
+            }
+            line.finish()
+            result.write(
+                [
+                    ("tokens_per_second", real(tokens / ordinary)), ("private_tokens_per_second", real(tokens / clipped)),
+                    ("private_time_ratio", real(clipped / ordinary)), ("peak_gib", real(peakGiB())),
+                ] + setting(language)
+            ) {
+                """
+                \(Readable.decimal(tokens / ordinary, 1)) tokens/s, \(Readable.decimal(tokens / clipped, 1)) with differential privacy: \(Readable.decimal(clipped / ordinary, 3)) times as long a step (the best of \(Self.turns * steps) each)
+
+                """
+            }
+            return
+        }
+        let seconds = try measure().sorted()[steps / 2]
         line.finish()
-        guard outcome.steps == steps + 1 else { throw Failure(.interrupted, "the measurement was stopped; nothing was kept") }
         let peakMemory = peakGiB()
-        let seconds = times.dropFirst().sorted()[steps / 2]
         let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
         let peak = Self.peakOperationsPerSecond()
         let share = operations / seconds / peak
-        result.write([
-            ("tokens_per_second", real(Double(batchSize * sequenceLength) / seconds)), ("seconds_per_step", real(seconds)),
-            ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
-            ("weights", .string(language.weightFormat)), ("batch_size", .integer(batchSize)),
-            ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
-            ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
-            ("loss", real(outcome.losses.last ?? 0)),
-        ]) {
+        result.write(
+            [
+                ("tokens_per_second", real(tokens / seconds)), ("seconds_per_step", real(seconds)),
+                ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
+            ] + setting(language) + [("loss", real(loss))]
+        ) {
             """
-            \(Readable.decimal(Double(batchSize * sequenceLength) / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
+            \(Readable.decimal(tokens / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
             weights \(language.weightFormat), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
 
             """
         }
+    }
+
+    /// How often ordinary and private steps take turns, so that what else the machine does meets both.
+    private static let turns = 3
+
+    /// What a measurement depends on.
+    private func setting(_ language: LanguageModel) -> [(String, JSONValue)] {
+        [
+            ("weights", .string(language.weightFormat)), ("batch_size", .integer(batchSize)),
+            ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
+            ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
+        ]
     }
 
     /// Floating-point operations that a step cannot do without: products with the base's matrices forward (2 a weight)

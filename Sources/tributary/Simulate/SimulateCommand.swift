@@ -34,6 +34,10 @@ struct SimulateCommand: ParsableCommand {
     var chatTemplate: String?
     @Option(help: ArgumentHelp("The run's folder.", valueName: "folder"))
     var output: String
+    @Option(
+        help: ArgumentHelp(
+            "For tests: noise and sampling under --dp follow from this number, and protect nobody.", valueName: "number"))
+    var unsafeDpSeed: UInt64?
     @Flag(help: "Print one JSON object a round, and one at the end, on standard output.")
     var json = false
     @OptionGroup(title: "The plan") var options: PlanOptions
@@ -59,6 +63,17 @@ struct SimulateCommand: ParsableCommand {
         let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count
         try plan.validate(for: base.checkpoint)
+        try plan.settlePrivacy()
+        guard evalData == nil || plan.allowsEvaluation else {
+            throw Failure(
+                .usage,
+                "--eval-data is given under --dp \(plan.privacy.rawValue): results on it would be told; declare that it is nobody's secret with --public-evaluation, or leave it out"
+            )
+        }
+        guard unsafeDpSeed == nil || plan.privacy != .none else {
+            throw Failure(.usage, "--unsafe-dp-seed means nothing without --dp: leave it out")
+        }
+        if unsafeDpSeed != nil { Console.error("privacy guarantee: \(RunFolder.unsafeNotice)") }
         plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
         plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
         let initial = try options.initAdapter.map { folder throws(Failure) in
@@ -69,15 +84,15 @@ struct SimulateCommand: ParsableCommand {
         var hasHeader = false
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
-            dataDigest: Self.digest(parts, evaluation), isQuiet: json
+            dataDigest: Self.digest(parts, evaluation), isQuiet: json, unsafeSeed: unsafeDpSeed
         ) { record, stored in
             if json { return Console.json(RunFolder.line(record, stored)) }
-            if !hasHeader { Console.line(RoundTable.header()) }
+            if !hasHeader { Console.line(RoundTable.header(plan)) }
             hasHeader = true
             Console.line(RoundTable.row(record, stored))
         }
         let stored = try run.run()
-        let last = EvaluationSummary(stored.evaluations.filter { $0.round == plan.rounds })
+        let last = EvaluationSummary(stored.evaluations.filter { $0.round == stored.records.count })
         if json {
             Console.json(
                 .object([
@@ -107,14 +122,18 @@ struct SimulateCommand: ParsableCommand {
         var iterator = mine.makeIterator()
         // The plan's own flags go to the coordinator as they were typed.
         let planFlags = Set(PlanOptions.keys.map(\.flag))
+        let switches = PlanOptions.keys.filter { $0.expectation == Bool.expectation }.map(\.flag)
+        let bare = Set(switches + switches.map { "--no-" + $0.dropFirst(2) })
         while let argument = iterator.next() {
             let name = String(argument.split(separator: "=", maxSplits: 1)[0])
             guard planFlags.contains(name) || planFlags.contains("--" + name.dropFirst(5)) else { continue }
             flags.append(quoted(argument))
-            if name == argument, name != "--rank-stabilized", name != "--no-rank-stabilized", let value = iterator.next() {
+            if name == argument, !bare.contains(name), let value = iterator.next() {
                 flags.append(quoted(value))
             }
         }
+        let seed = unsafeDpSeed.map { " --unsafe-dp-seed \($0)" } ?? ""
+        if plan.privacy == .client, !seed.isEmpty { flags.append(String(seed.dropFirst())) }
         var lines = [
             "tributary coordinator start --model \(quoted(modelPath)) --listen tcp://127.0.0.1:7400 --state \(quoted(folder))/run.sqlite --output \(quoted(folder))/output --min-clients \(parts.count) "
                 + flags.joined(separator: " ")
@@ -123,6 +142,7 @@ struct SimulateCommand: ParsableCommand {
             var line =
                 "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
+            if plan.privacy == .example { line += seed }
             if index == 0, let evalData { line += " --eval-data \(quoted(absolutePath(evalData)))" }
             lines.append(line)
         }

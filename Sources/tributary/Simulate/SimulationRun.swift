@@ -27,6 +27,8 @@ struct SimulationRun {
     /// What the data and its division are, so that a state is not continued on others.
     let dataDigest: Digest
     let isQuiet: Bool
+    /// Only for tests: noise that follows from a number.
+    var unsafeSeed: UInt64?
     /// Told of each round once its evaluation is known.
     let report: (RoundRecord, StoredFederation) -> Void
 
@@ -56,7 +58,8 @@ struct SimulationRun {
         let federation = try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             runID: "simulation-\(plan.seed)", clients: names.enumerated().map { ($1, maximumRank($0)) },
-            kernelPath: try KernelPath.current().name, stopwatch: { clock.now - began }
+            kernelPath: try KernelPath.current().name, folder: { try clientFolder($0) }, unsafeSeed: unsafeSeed,
+            stopwatch: { clock.now - began }
         ) { _, index in work[index] }
         let done = federation.service.federation.records.count
         progress.begin(round: done + 1)
@@ -93,6 +96,12 @@ struct SimulationRun {
         return stored
     }
 
+    /// Where a client keeps residuals, noise key and ledger, if the plan has any.
+    private func clientFolder(_ name: String) throws(Failure) -> ClientFolder? {
+        guard plan.errorFeedback || plan.privacy == .example else { return nil }
+        return try ClientFolder(path: output.path + "/clients/" + name)
+    }
+
     /// Each client's engine, its data tokenized; says what the sequence length costs.
     private func makeWork(_ progress: SimulationProgress) throws(Failure) -> [EngineWork] {
         var lost = (cut: 0, dropped: 0)
@@ -104,7 +113,7 @@ struct SimulationRun {
                 progress.show(step)
                 return !Interrupts.isInterrupted
             }
-            try work.prepare(for: plan, rank: 0)
+            try work.prepare(for: plan)
             lost.cut += work.cutAndDropped.cut
             lost.dropped += work.cutAndDropped.dropped
             all.append(work)
@@ -218,18 +227,23 @@ private final class SimulationProgress {
 
 /// A table of rounds for people.
 enum RoundTable {
-    static func header() -> String { "round  clients  train loss  eval loss  exact match        up      down   seconds" }
+    static func header(_ plan: FederationPlan) -> String {
+        "round  clients  train loss  eval loss  exact match        up      down   seconds"
+            + (plan.privacy == .client ? "   epsilon" : "")
+    }
 
     static func row(_ record: RoundRecord, _ stored: StoredFederation) -> String {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
         func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
         let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
         return [
-            pad("\(record.round)", 5), pad("\(record.participants.count)", 9),
-            pad(record.trainLoss.isNaN ? "-" : Readable.decimal(record.trainLoss, 4), 12),
+            pad("\(record.round)", 5),
+            pad(stored.plan.privacy == .client ? "-" : "\(record.participants.count)", 9),
+            pad(record.trainLoss.map { Readable.decimal($0, 4) } ?? "-", 12),
             pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
             pad(match, 13), pad(Readable.bytes(record.traffic.uplink), 10), pad(Readable.bytes(record.traffic.downlink), 10),
             pad(Readable.decimal(record.seconds, 1), 10),
+            record.epsilon.map { pad(Readable.decimal($0, 3), 10) } ?? "",
         ].joined()
     }
 }

@@ -1,5 +1,5 @@
 // SHA-256's compression function: plain C, and the SHA extensions of x86-64 chosen at run time. Equal bits either way.
-#include "include/CHash.h"
+#include "include/CCryptography.h"
 
 // The first 32 bits of the fractional parts of the cube roots of the first 64 primes (FIPS 180-4, section 4.2.2).
 static const uint32_t round_constants[64] __attribute__((aligned(16))) = {

@@ -1,0 +1,39 @@
+/// What libFuzzer calls: one program for all targets, of which `TRIBUTARY_FUZZ_TARGET` names one.
+///
+/// A new target is a file of this folder with a `FuzzTarget`, and its row in `all`.
+
+import FoundationEssentials
+
+struct FuzzTarget: Sendable {
+    let name: String
+    /// Inputs to begin with; written into the corpus folder.
+    let seeds: @Sendable () -> [[UInt8]]
+    /// Takes any bytes. A trap, or a precondition that does not hold, is a finding.
+    let run: @Sendable (_ input: [UInt8]) -> Void
+
+    static let all: [FuzzTarget] = [.update]
+
+    static let chosen: FuzzTarget = {
+        let name = ProcessInfo.processInfo.environment["TRIBUTARY_FUZZ_TARGET"] ?? ""
+        guard let target = all.first(where: { $0.name == name }) else {
+            fatalError("TRIBUTARY_FUZZ_TARGET is \"\(name)\": use \(all.map(\.name).joined(separator: ", "))")
+        }
+        return target
+    }()
+}
+
+@_cdecl("LLVMFuzzerInitialize")
+public func initialize(_ count: UnsafeMutablePointer<CInt>, _ arguments: UnsafeMutableRawPointer) -> CInt {
+    if let folder = ProcessInfo.processInfo.environment["TRIBUTARY_FUZZ_SEEDS"] {
+        for (index, seed) in FuzzTarget.chosen.seeds().enumerated() {
+            _ = FileManager.default.createFile(atPath: "\(folder)/seed-\(index)", contents: Data(seed))
+        }
+    }
+    return 0
+}
+
+@_cdecl("LLVMFuzzerTestOneInput")
+public func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
+    FuzzTarget.chosen.run(Array(UnsafeBufferPointer(start: bytes, count: count)))
+    return 0
+}
