@@ -30,6 +30,17 @@ public enum FileWriting {
             unlink(temporary)
             throw problem(path, code)
         }
+        forceFolder(of: path)
+    }
+
+    /// Makes the new name itself survive a power cut. A file system that cannot do so is not an error: the bytes are there.
+    private static func forceFolder(of path: String) {
+        let end = path.utf8.lastIndex(of: UInt8(ascii: "/"))
+        let folder = end.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        _ = fsync(descriptor)
+        close(descriptor)
     }
 
     public static func replace(_ path: String, with text: String) throws(Failure) {
