@@ -226,7 +226,8 @@ import UpdateCodec
             #expect(throws: DecodeError.self, "\(dense) as \(sparse)") {
                 _ = try EncodedState.decode(bytes, layout: layout, codecs: [sparse])
             }
-            #expect(try EncodedState.decode(bytes, layout: layout, codecs: [sparse, dense]) == (try Samples.roundTrip(state, dense)))
+            #expect(
+                try EncodedState.decode(bytes, layout: layout, codecs: [sparse, dense]) == (try Samples.roundTrip(state, dense)))
         }
         // Two scales where all tensors share one.
         let each = Samples.encode(state, .compeft(density: 0.1))
