@@ -33,7 +33,8 @@ test: build ## every test; TRIBUTARY_GOLDEN=DIR takes the expected values from e
 	$(SWIFT) test --configuration $(CONFIGURATION) --skip-build --disable-xctest $(if $(FILTER),--filter '$(FILTER)')
 
 fuzz: setup ## libFuzzer with the address sanitizer: make fuzz TARGET=update SECONDS=60
-	TRIBUTARY_FUZZ=1 $(BUILD) --scratch-path .build-fuzz --product tributary-fuzz --sanitize=fuzzer --sanitize=address
+	TRIBUTARY_FUZZ=1 $(BUILD) --scratch-path .build-fuzz --product tributary-fuzz --sanitize=fuzzer --sanitize=address \
+	    -Xswiftc -sanitize=fuzzer,address --disable-automatic-resolution
 	scripts/fuzz .build-fuzz/$(CONFIGURATION)/tributary-fuzz $(or $(TARGET),update) $(or $(SECONDS),60)
 
 lint: setup ## formatting, and that every import is a declared dependency

@@ -42,10 +42,10 @@ struct Int8Codec: PayloadCodec {
                     }
                     for start in stride(from: 0, to: range.count, by: block) {
                         let count = min(block, range.count - start)
-                        for pair in 0..<(count + 1) / 2 {
-                            let draw = generator.next()
-                            draws[2 * pair] = UInt32(truncatingIfNeeded: draw)
-                            draws[2 * pair + 1] = UInt32(truncatingIfNeeded: draw >> 32)
+                        draws.withUnsafeMutableBytes { draws in
+                            for pair in 0..<(count + 1) / 2 {
+                                draws.storeBytes(of: generator.next().littleEndian, toByteOffset: 8 * pair, as: UInt64.self)
+                            }
                         }
                         UnsafeMutableRawPointer(target + start).withMemoryRebound(to: Int8.self, capacity: count) {
                             tributary_round_int8(path, base + start, count, scale, draws, $0)

@@ -89,7 +89,7 @@ enum SparsePayload {
         tributary_select(path, base, vector.count, count, floor, &threshold, &ties)
         var left = count
         return tensors.map { tensor in
-            precondition(tensor.count < 1 << 31, "a tensor has \(tensor.count) values")
+            precondition(tensor.count <= 1 << 30, "a tensor has \(tensor.count) values, and its bytes are counted in 32 bits")
             let slack = 16  // a whole vector is written where its first lanes are kept
             let positions = [UInt32](unsafeUninitializedCapacity: min(left, tensor.count) + slack) { target, initialized in
                 initialized = tributary_gather(

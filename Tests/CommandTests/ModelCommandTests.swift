@@ -112,6 +112,11 @@ import Testing
         for key in ["tokens_per_second", "seconds_per_step", "gemm_peak_share", "peak_gib"] {
             #expect(try #require(bench[key]?.double) > 0, "\(key)")
         }
+        let codecs = try place.json(["bench", "codec", "--values", "1001", "--tensors", "3"])
+        #expect(try #require(codecs["memcpy_ms"]?.double) > 0)
+        for row in try #require(codecs["codecs"]?.elements) {
+            for key in ["encode_ms", "decode_ms", "bits_per_value"] { #expect(try #require(row[key]?.double) > 0, "\(key)") }
+        }
         let doctor = try place.json(["doctor"])
         for key in ["kernels", "openblas", "cores", "memory", "disk", "advice"] {
             #expect(doctor[key] != nil, "\(key) is missing")

@@ -19,7 +19,8 @@ struct BenchCodecCommand: ParsableCommand {
     /// What encoding an update of 4,194,304 values with a sparse codec may take, in milliseconds.
     static let limit = 15.0
     static let codecs: [UpdateCodec] = [
-        .float32, .bfloat16, .int8, .topK(0.05), .topK(0.1), .compeft(density: 0.05), .compeft(density: 0.1), .compeft(density: 0.2),
+        .float32, .bfloat16, .int8, .topK(0.05), .topK(0.1), .compeft(density: 0.05), .compeft(density: 0.1),
+        .compeft(density: 0.2),
         .compeft(density: 0.1, scope: .allTensors), .compeft(density: 0.1, scale: .deviations(1)),
     ]
 
@@ -93,7 +94,9 @@ struct BenchCodecCommand: ParsableCommand {
         let encode = Self.milliseconds { bytes = EncodedState.encode(state, codec: codec, rounding: rounding) }
         var decoded = AdapterState(zeros: AdapterLayout([]))
         let decode = try Self.milliseconds { decoded = try EncodedState.decode(bytes, layout: state.layout, codecs: [codec]) }
-        guard decoded.layout == state.layout else { throw Failure(.internalError, "\(codec) decoded another layout than it encoded") }
+        guard decoded.layout == state.layout else {
+            throw Failure(.internalError, "\(codec) decoded another layout than it encoded")
+        }
         return Measurement(
             name: codec.description, encodeMilliseconds: encode, decodeMilliseconds: decode, byteCount: bytes.count)
     }
