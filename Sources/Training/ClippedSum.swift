@@ -17,7 +17,7 @@ package final class ClippedSum {
     /// Values that one task squares, that one sums (they stay in the first-level cache), and that one adds noise to.
     private static let normPart = 1 << 16
     private static let sumPart = 1 << 11
-    private static let noisePart = 1 << 14
+    private static let noisePart = 1 << 13
 
     private let clip: Double
     private let perPass: Int

@@ -117,6 +117,14 @@ import Testing
         for row in try #require(codecs["codecs"]?.elements) {
             for key in ["encode_ms", "decode_ms", "bits_per_value"] { #expect(try #require(row[key]?.double) > 0, "\(key)") }
         }
+        let both = try place.json(
+            [
+                "bench", "train", "--dp", "--model", place.model, "--rank", "4", "--batch-size", "2", "--sequence-length", "16",
+                "--steps", "1",
+            ])
+        for key in ["tokens_per_second", "private_tokens_per_second", "private_time_ratio", "private_processor_ratio"] {
+            #expect(try #require(both[key]?.double) > 0, "\(key)")
+        }
         let doctor = try place.json(["doctor"])
         for key in ["kernels", "openblas", "cores", "memory", "disk", "advice"] {
             #expect(doctor[key] != nil, "\(key) is missing")

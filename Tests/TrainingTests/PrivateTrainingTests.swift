@@ -157,6 +157,21 @@ private func length(_ values: [Double]) -> Double { distance(values, [Double](re
         #expect(halves?.weights.trained.values.map(\.bitPattern) == reference)
     }
 
+    @Test func `noise is added once a step, however many passes it takes`() throws {
+        let privacy = try PrivateTraining(clip: 0.1, noiseMultiplier: 3, expectedBatchSize: 4, samplingRate: 1, key: key)
+        let (before, whole) = try train(privacy, settings: settings { $0.batchSize = 100 })
+        let (_, single) = try train(privacy, settings: settings { $0.batchSize = 1 })
+        let steps = [whole, single].map { zip($0.weights.trained.values, before).map { Double($0) - Double($1) } }
+        #expect(Closeness(steps[1], steps[0]).isWithin(norm: 1e-5))
+        // The noise is what the contract says: of the step's own key, over the expected batch size.
+        let golden = try GoldenCase("llama-gqa")
+        let sum = ClippedSum(clip: 0.1, parameterCount: before.count, batchSize: 100)
+        _ = try sum.form(examples(golden), model: golden.model, step: 0)
+        var noised = sum.values
+        addGaussianNoise(to: &noised, standardDeviation: 0.3, key: key.derived("noise of step 0"))
+        #expect(Closeness(steps[0], noised.map { -0.5 * $0 / 4 }).isWithin(norm: 1e-5))
+    }
+
     @Test func `each example is drawn by itself`() throws {
         func privacy(_ rate: Double) throws -> PrivateTraining {
             try PrivateTraining(clip: 1, noiseMultiplier: 1, expectedBatchSize: 1, samplingRate: rate, key: key)
