@@ -57,11 +57,12 @@ private struct Plan {
     /// The sum's losses that have a place of their own; the transform lays all others over them.
     let low: Double
     let step: Double
+    /// A power of two.
     let count: Int
 
     /// ln of the part of the tilted sum that may lie outside of the grid.
     private static let outside = -34.0
-    /// At least as many points as make the answer precise for a single step, and at most what takes a second.
+    /// At least as many points as make the answer precise for a single step, and at most what takes about half a second.
     private static let counts = (1 << 14)...(1 << 20)
     /// Points of one step's loss.
     private static let pointLimit = Double(1 << 21)
@@ -150,8 +151,10 @@ private struct Plan {
         return exp((a + b) / 2)
     }
 
-    /// A bound on epsilon, and whether it is as precise as planned; a bound it is in any case.
-    func epsilon() -> (epsilon: Double, isPrecise: Bool) {
+    /// Never below the true epsilon; precise if the grid lay where the answer is.
+    typealias Bound = (epsilon: Double, isPrecise: Bool)
+
+    func epsilon() -> Bound {
         let transform = FourierTransform(count: count)
         /// K(tilt) and K(tilt + tailTilt) of the grid's masses.
         var (center, tail) = (0.0, 0.0)
@@ -215,13 +218,10 @@ private struct Plan {
     ///   - masses: of the tilted sum, at index modulo count
     ///   - first: the smallest index
     ///   - center: a mass is exp(center - tilt loss) times its tilted one
-    private func search(
-        _ masses: [Double], first: Int, center: Double, allowance: Double, lost: Double
-    ) -> (
-        epsilon: Double, isPrecise: Bool
-    ) {
+    private func search(_ masses: [Double], first: Int, center: Double, allowance: Double, lost: Double) -> Bound {
         guard lost < delta else { return (.infinity, false) }
-        let available = log(delta - lost)
+        // Every step's masses are known to about 1e-13 of each.
+        let available = log(delta - lost) - 1e-12 * mechanisms.reduce(0) { $0 + $1.steps }
         // Relative to exp(center - tilt loss(index)) and over all points above the index: the masses times
         // exp(loss(index) - loss), and times 1 - exp(loss(index) - loss). Sums of positive terms only.
         var (discounted, excess) = (0.0, 0.0)

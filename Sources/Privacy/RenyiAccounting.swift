@@ -39,25 +39,39 @@ enum RenyiAccounting {
     /// - Parameter order: alpha, above 1
     static func divergence(samplingRate q: Double, noiseMultiplier sigma: Double, order: Double) -> Double {
         if q == 1 { return order / (2 * sigma * sigma) }
-        let logarithm =
-            order == order.rounded() && order < 1e9
-            ? integerMoment(q, sigma, Int(order)) : fractionalMoment(q, sigma, order)
-        return max(0, logarithm) / (order - 1)
+        return logMoment(q, sigma, order) / (order - 1)
+    }
+
+    private static func logMoment(_ q: Double, _ sigma: Double, _ alpha: Double) -> Double {
+        if alpha == alpha.rounded(), alpha < 1e9 { return integerMoment(q, sigma, Int(alpha)) }
+        let series = fractionalMoment(q, sigma, alpha)
+        // The series is 1 and what matters, with rounding of about 1e-14. Where that is much, a bound that does not round:
+        // the logarithm of the moment is convex in the order.
+        guard series < 1e-10 else { return series + 1e-14 }
+        let below = alpha.rounded(.down)
+        let share = alpha - below
+        return (1 - share) * integerMoment(q, sigma, Int(below)) + share * integerMoment(q, sigma, Int(below) + 1)
     }
 
     /// ln of the sum over k of binomial(alpha, k) (1 - q)^(alpha - k) q^k exp((k^2 - k) / (2 sigma^2)) (section 3.3,
     /// equation 5 and the line above it).
+    ///
+    /// The same sum without the exponentials is 1, so that they stand for exp(...) - 1 here and the 1 is added last: however
+    /// little a step costs, it is not lost in rounding. Terms 0 and 1 vanish.
     private static func integerMoment(_ q: Double, _ sigma: Double, _ alpha: Int) -> Double {
+        guard alpha >= 2 else { return 0 }
         var sum = LogSum()
-        var binomial = 0.0
         let rate = log(q)
         let rest = log1p(-q)
-        for k in 0...alpha {
+        var binomial = log(Double(alpha))
+        for k in 2...alpha {
+            binomial += log(Double(alpha - k + 1) / Double(k))
             let exponent = Double(k) * Double(k - 1) / (2 * sigma * sigma)
-            sum.add(logarithm: binomial + Double(k) * rate + Double(alpha - k) * rest + exponent)
-            binomial += log(Double(alpha - k) / Double(k + 1))
+            let growth = exponent + log(-expm1(-exponent))
+            sum.add(logarithm: binomial + Double(k) * rate + Double(alpha - k) * rest + growth)
         }
-        return sum.logarithm
+        let excess = sum.logarithm
+        return excess > 30 ? excess : log1p(exp(excess))
     }
 
     /// An order whose series needs more terms is left out, as in dp-accounting: those are small orders at large rates, which
