@@ -84,6 +84,9 @@ let package = Package(
         // The demo's base model, as bytes inside the program.
         .target(name: "DemoModel", exclude: ["files"]),
 
+        // What runs left behind, compared in one page.
+        library("Reports", ["Primitives"]),
+
         // The three programs, and how they start, log, stop and end.
         library("Programs", ["Primitives", argumentParser, logging]),
         .executableTarget(
@@ -92,7 +95,7 @@ let package = Package(
                 "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets",
                 "Model",
                 "Training", "Plan", "PlanOptions", "UpdateCodec", "Privacy", "CoordinatorCore", "CoordinatorStore", "ClientCore",
-                "ClientEngine", "Simulation",
+                "ClientEngine", "Simulation", "Reports",
                 "Programs", argumentParser, logging,
             ],
             swiftSettings: strict),
@@ -134,6 +137,7 @@ let package = Package(
             "AggregationTests",
             ["Primitives", "LinearAlgebra", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Aggregation"]),
         tests("LinearAlgebraTests", ["Primitives", "LinearAlgebra"]),
+        tests("ReportTests", ["Primitives", "Reports"]),
         tests("WireTests", ["Primitives", "Wire"]),
         tests("TransportTests", ["Primitives", "Wire", "Transport"]),
         tests("DeployTests", ["Plan", "UpdateCodec", "Transport", yams]),

@@ -12,7 +12,7 @@ import Programs
         subcommands: [
             DemoCommand.self,
             SimulateCommand.self, CoordinatorRole.self, ClientRole.self, ModelCommand.self,
-            BenchCommand.self, DoctorCommand.self, PrivacyCommand.self,
+            BenchCommand.self, DoctorCommand.self, PrivacyCommand.self, ReportCommand.self,
         ])
 
     static func main() { CommandLineProgram.run(Self.self) }
