@@ -40,7 +40,13 @@ public enum StartName: String, Codable, Sendable, CaseIterable {
     case xs
 }
 
-public enum OptimizerName: String, Codable, Sendable, CaseIterable { case adamw, sgd }
+public enum OptimizerName: String, Codable, Sendable, CaseIterable {
+    case adamw
+    /// AdamW whose moments are kept in 8 bits between steps.
+    case adamw8bit
+    case sgd
+}
+
 public enum ScheduleName: String, Codable, Sendable, CaseIterable { case constant, linear, cosine }
 
 /// Whose presence the run's results must not tell, and so where clipping, noise and accounting are.

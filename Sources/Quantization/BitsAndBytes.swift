@@ -162,7 +162,7 @@ extension FourBitCodes {
         let blocks = (count + blockSize - 1) / blockSize
         let nestedCount = (blocks + NestedScales.defaultBlockSize - 1) / NestedScales.defaultBlockSize
         let scales = NestedScales(
-            codes: [], map: DynamicMap.signed, scales: [], offset: 0, blockSize: NestedScales.defaultBlockSize)
+            codes: [], map: DynamicMap.signed.values, scales: [], offset: 0, blockSize: NestedScales.defaultBlockSize)
         let state = QuantizationState(
             type: "nf4", blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nested ? scales : nil)
         func tensor(_ suffix: String, _ type: TensorType, _ shape: [Int]) -> TensorDeclaration {

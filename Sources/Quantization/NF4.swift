@@ -126,10 +126,10 @@ public struct NestedScales: Sendable {
             let largest = block.reduce(0.0) { max($0, abs(Double(values[$1]) - Double(mean))) }
             for index in block {
                 let unit = largest > 0 ? (Double(values[index]) - Double(mean)) / largest : 0
-                codes[index] = DynamicMap.nearest(unit, in: map)
+                codes[index] = map.nearest(unit)
             }
         }
-        self.init(codes: codes, map: map, scales: scales, offset: mean, blockSize: size)
+        self.init(codes: codes, map: map.values, scales: scales, offset: mean, blockSize: size)
     }
 
     /// The mean in single precision with torch's order of additions, so that the offset has bitsandbytes' bits (ATen's
@@ -174,43 +174,5 @@ public struct NestedScales: Sendable {
     func decode(_ range: Range<Int>, into target: UnsafeMutablePointer<Float>) {
         precondition(range.upperBound <= codes.count)
         tributary_decode_nested_scales(codes, map, scales, blockSize, offset, range.lowerBound, range.count, target)
-    }
-}
-
-/// bitsandbytes' 8-bit map with a falling number of values for each decade (Dettmers 2015, arXiv:1511.04561).
-public enum DynamicMap {
-    /// 256 rising values in [-0.993, 1], zero among them (`create_dynamic_map(signed=True)`).
-    ///
-    /// Rounded to single precision where torch rounds, so that every value has bitsandbytes' bits.
-    public static let signed: [Float] = {
-        var values: [Float] = [0, 1]
-        for exponent in 0..<7 {
-            let steps = 1 << exponent
-            // torch.linspace(0.1, 1, steps + 1) with its fused multiply-add: from the start in the lower half, from
-            // the end in the upper.
-            let step = (1 - Float(0.1)) / Float(steps)
-            let boundaries = (0...steps).map { index in
-                index < (steps + 1) / 2
-                    ? Float(Double(Float(0.1)) + Double(step) * Double(index)) : Float(1 - Double(step) * Double(steps - index))
-            }
-            let power: Float = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1][exponent]
-            for index in 0..<steps {
-                let mean = (boundaries[index] + boundaries[index + 1]) / 2
-                values.append(power * mean)
-                values.append(-(power * mean))
-            }
-        }
-        return values.sorted()
-    }()
-
-    /// The index of the value nearest to `value`, the lower one of two equally near.
-    static func nearest(_ value: Double, in map: [Float]) -> UInt8 {
-        var low = 0
-        var high = map.count - 1
-        while high - low > 1 {
-            let middle = (low + high) / 2
-            if Double(map[middle]) <= value { low = middle } else { high = middle }
-        }
-        return UInt8(abs(value - Double(map[high])) < abs(value - Double(map[low])) ? high : low)
     }
 }

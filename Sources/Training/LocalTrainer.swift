@@ -83,7 +83,8 @@ public enum LocalTrainer {
         let schedule = settings.schedule(totalSteps: totalSteps)
         var weights = model.weights
         let count = weights.trained.values.count
-        var optimizer = Optimizer(settings.optimizer, count: count, weightDecay: settings.weightDecay)
+        var optimizer = Optimizer(
+            settings.optimizer, tensorCounts: weights.trained.layout.tensors.map(\.count), weightDecay: settings.weightDecay)
         var order = BatchOrder(count: examples.count, generator: generator)
         let clipped = privacy.map { ClippedSum(clip: $0.clip, parameterCount: count, batchSize: settings.batchSize) }
         var gradient = [Float](repeating: 0, count: count)

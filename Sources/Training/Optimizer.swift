@@ -1,42 +1,112 @@
-/// AdamW and SGD over flat floats, step by step as torch computes them.
+/// AdamW, in float32 or with moments in 8 bits, and SGD over flat floats, step by step as torch computes them.
 
+import CKernels
 import Glibc
 import LinearAlgebra
 import Plan
+import Quantization
 
 /// Changes an adapter's values along a gradient. Its state starts anew with each object: each federated round.
+///
+/// `adamw8bit` keeps the two moments of a large tensor as `BlockCodes` between steps: 2 bytes a value and 2 scales a block,
+/// in place of 8 bytes. Blocks begin anew with each tensor.
 public struct Optimizer: Sendable {
     public let name: OptimizerName
     public let weightDecay: Double
     /// Steps taken.
     public private(set) var steps = 0
     /// Running means of the gradient and of its square; empty for SGD.
-    private var first: [Float]
-    private var second: [Float]
+    private var first: Moments
+    private var second: Moments
+    /// What one task works on.
+    private let parts: [Part]
+    private let path: KernelPath
 
     // Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1; decoupled decay after Loshchilov and Hutter 2019 (arXiv:1711.05101).
     public static let firstDecay = 0.9
     public static let secondDecay = 0.999
     public static let epsilon = 1e-8
+    /// `adamw8bit` keeps the moments of smaller tensors in float32, as bitsandbytes does (`min_8bit_size`).
+    public static let smallestCoded = 4096
 
-    /// Values that one task works on: a multiple of every vector length, so that parts never share a cache line.
-    private static let part = 1 << 16
+    /// Values of a part at most: a multiple of every vector length and of a block, so that parts never share a cache line.
+    private static let partSize = 1 << 16
 
-    public init(_ name: OptimizerName, count: Int, weightDecay: Double = 0) {
-        self.name = name
-        self.weightDecay = weightDecay
-        let stateCount = name == .adamw ? count : 0
-        first = [Float](repeating: 0, count: stateCount)
-        second = [Float](repeating: 0, count: stateCount)
+    private struct Part: Sendable {
+        /// In the flat values and gradients.
+        let range: Range<Int>
+        /// Where its moments begin, in the codes or in the floats.
+        let state: Int
+        let isCoded: Bool
     }
 
-    /// One step: `values` and `gradient` have the count given at the start.
+    /// One of the two moments of all values.
+    private struct Moments: Sendable {
+        var floats: [Float]
+        var codes: BlockCodes
+
+        var byteCount: Int { 4 * floats.count + codes.byteCount }
+
+        mutating func withPointers(_ body: (UnsafeMutablePointer<Float>?, tributary_codes) -> Void) {
+            floats.withUnsafeMutableBufferPointer { floats in codes.withUnsafeCodes { body(floats.baseAddress, $0) } }
+        }
+    }
+
+    /// - Parameter tensorCounts: how many values each tensor has, in the order of the flat values
+    public init(_ name: OptimizerName, tensorCounts: [Int], weightDecay: Double = 0, path: KernelPath = .active) {
+        self.name = name
+        self.weightDecay = weightDecay
+        self.path = path
+        // Neighbours with moments in float32 are one run.
+        var runs: [(count: Int, isCoded: Bool)] = []
+        for count in tensorCounts {
+            let isCoded = name == .adamw8bit && count >= Self.smallestCoded
+            if !isCoded, let last = runs.last, !last.isCoded {
+                runs[runs.count - 1].count += count
+            } else {
+                runs.append((count, isCoded))
+            }
+        }
+        var parts: [Part] = []
+        var (start, floats, coded) = (0, 0, 0)
+        for (count, isCoded) in runs {
+            for offset in stride(from: 0, to: count, by: Self.partSize) {
+                parts.append(
+                    Part(
+                        range: start + offset..<start + min(count, offset + Self.partSize),
+                        state: (isCoded ? coded : floats) + offset, isCoded: isCoded))
+            }
+            start += count
+            if isCoded {
+                coded += (count + BlockCodes.blockSize - 1) / BlockCodes.blockSize * BlockCodes.blockSize
+            } else {
+                floats += count
+            }
+        }
+        self.parts = parts
+        if name == .sgd { floats = 0 }
+        first = Moments(floats: [Float](repeating: 0, count: floats), codes: BlockCodes(zeros: coded, map: .signed))
+        second = Moments(floats: [Float](repeating: 0, count: floats), codes: BlockCodes(zeros: coded, map: .unsigned))
+    }
+
+    /// Bytes of the moments.
+    public var stateByteCount: Int { first.byteCount + second.byteCount }
+
+    /// One step: `values` and `gradient` have as many values as the tensors given at the start.
     public mutating func step(_ values: inout [Float], gradient: [Float], learningRate: Double) {
-        precondition(values.count == gradient.count, "\(values.count) values, \(gradient.count) gradients")
+        let count = parts.last?.range.upperBound ?? 0
+        precondition(
+            values.count == count && gradient.count == count,
+            "\(values.count) values and \(gradient.count) gradients for tensors of \(count)")
         steps += 1
-        switch name {
-        case .adamw: adamW(&values, gradient, learningRate)
-        case .sgd: Self.sgd(&values, gradient, learningRate, weightDecay)
+        values.withUnsafeMutableBufferPointer { values in
+            gradient.withUnsafeBufferPointer { gradient in
+                guard let w = values.baseAddress, let g = gradient.baseAddress else { return }
+                switch name {
+                case .adamw, .adamw8bit: adamW(w, g, learningRate)
+                case .sgd: sgd(w, g, learningRate)
+                }
+            }
         }
     }
 
@@ -44,30 +114,26 @@ public struct Optimizer: Sendable {
     ///
     ///     w = w (1 - eta lambda);  m = m + (g - m)(1 - b1);  v = v b2 + g g (1 - b2)
     ///     w = w - eta / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + epsilon)
-    private mutating func adamW(_ values: inout [Float], _ gradient: [Float], _ learningRate: Double) {
-        precondition(values.count == first.count, "\(values.count) values for a state of \(first.count)")
-        let keep = Float(1 - learningRate * weightDecay)
-        let firstShare = Float(1 - Self.firstDecay)
-        let secondKeep = Float(Self.secondDecay)
-        let secondShare = Float(1 - Self.secondDecay)
-        let size = Float(learningRate / (1 - pow(Self.firstDecay, Double(steps))))
-        let correction = Float((1 - pow(Self.secondDecay, Double(steps))).squareRoot())
-        let epsilon = Float(Self.epsilon)
-        let count = values.count
-        values.withUnsafeMutableBufferPointer { values in
-            first.withUnsafeMutableBufferPointer { first in
-                second.withUnsafeMutableBufferPointer { second in
-                    gradient.withUnsafeBufferPointer { gradient in
-                        nonisolated(unsafe) let (w, m, v, g) = (values, first, second, gradient)
-                        Parallel.forEach(count: (count + Self.part - 1) / Self.part) { task in
-                            for index in Parallel.range(task, of: count, size: Self.part) {
-                                let slope = g[index]
-                                let mean = m[index] + (slope - m[index]) * firstShare
-                                let square = v[index] * secondKeep + slope * slope * secondShare
-                                m[index] = mean
-                                v[index] = square
-                                w[index] = w[index] * keep - size * (mean / (square.squareRoot() / correction + epsilon))
-                            }
+    ///
+    /// Moments in codes are decoded before and encoded after it: w changes by moments that are not rounded.
+    private mutating func adamW(_ w: UnsafeMutablePointer<Float>, _ g: UnsafePointer<Float>, _ learningRate: Double) {
+        let step = tributary_adamw_step(
+            keep: Float(1 - learningRate * weightDecay), first_share: Float(1 - Self.firstDecay),
+            second_keep: Float(Self.secondDecay), second_share: Float(1 - Self.secondDecay),
+            size: Float(learningRate / (1 - pow(Self.firstDecay, Double(steps)))),
+            correction: Float((1 - pow(Self.secondDecay, Double(steps))).squareRoot()), epsilon: Float(Self.epsilon))
+        let (parts, path) = (parts, path.rawValue)
+        first.withPointers { firstFloats, firstCodes in
+            second.withPointers { secondFloats, secondCodes in
+                Parallel.forEach(count: parts.count) { index in
+                    let part = parts[index]
+                    let (w, g, count) = (w + part.range.lowerBound, g + part.range.lowerBound, part.range.count)
+                    withUnsafePointer(to: step) { step in
+                        if part.isCoded {
+                            var (m, v) = (firstCodes.advanced(by: part.state), secondCodes.advanced(by: part.state))
+                            tributary_adamw_codes(path, step, w, g, &m, &v, count)
+                        } else {
+                            tributary_adamw(path, step, w, g, firstFloats! + part.state, secondFloats! + part.state, count)
                         }
                     }
                 }
@@ -76,20 +142,18 @@ public struct Optimizer: Sendable {
     }
 
     /// w = w - eta (g + lambda w): plain gradient descent, as torch's SGD without momentum.
-    private static func sgd(_ values: inout [Float], _ gradient: [Float], _ learningRate: Double, _ weightDecay: Double) {
-        let rate = Float(learningRate)
-        let decay = Float(weightDecay)
-        let count = values.count
-        values.withUnsafeMutableBufferPointer { values in
-            gradient.withUnsafeBufferPointer { gradient in
-                nonisolated(unsafe) let (w, g) = (values, gradient)
-                Parallel.forEach(count: (count + part - 1) / part) { task in
-                    for index in Parallel.range(task, of: count, size: part) {
-                        w[index] -= rate * (g[index] + decay * w[index])
-                    }
-                }
-            }
+    private func sgd(_ w: UnsafeMutablePointer<Float>, _ g: UnsafePointer<Float>, _ learningRate: Double) {
+        let (rate, decay) = (Float(learningRate), Float(weightDecay))
+        Parallel.forEach(count: parts.count) { index in
+            for index in parts[index].range { w[index] -= rate * (g[index] + decay * w[index]) }
         }
+    }
+}
+
+extension tributary_codes {
+    /// Those from a block's first value on.
+    fileprivate func advanced(by count: Int) -> tributary_codes {
+        tributary_codes(map: map, codes: codes + count, scales: scales + count / BlockCodes.blockSize)
     }
 }
 

@@ -57,7 +57,8 @@ private struct Case {
 
     @Test func `the tables are those of bitsandbytes to the last bit`() throws {
         #expect(NF4.table.map(\.bitPattern) == (try tensor("nf4.code").floats().map(\.bitPattern)))
-        #expect(DynamicMap.signed.map(\.bitPattern) == (try tensor("dynamic8.code.signed").floats().map(\.bitPattern)))
+        #expect(DynamicMap.signed.values.map(\.bitPattern) == (try tensor("dynamic8.code.signed").floats().map(\.bitPattern)))
+        #expect(DynamicMap.unsigned.values.map(\.bitPattern) == (try tensor("dynamic8.code.unsigned").floats().map(\.bitPattern)))
     }
 
     @Test func `codes and plain scales are those of bitsandbytes`() throws {

@@ -16,7 +16,7 @@ import Training
     @Test(arguments: [1, 17, 65_536 + 333]) func adamWFollowsItsDefinition(_ count: Int) {
         var values = random(count, "values")
         var (w, m, v) = (values.map(Double.init), [Double](repeating: 0, count: count), [Double](repeating: 0, count: count))
-        var optimizer = Optimizer(.adamw, count: count, weightDecay: 0.01)
+        var optimizer = Optimizer(.adamw, tensorCounts: [count], weightDecay: 0.01)
         for step in 1...4 {
             let gradient = random(count, "gradient \(step)")
             let rate = 0.01 / Double(step)
@@ -37,7 +37,7 @@ import Training
 
     @Test func plainGradientDescentSubtractsTheGradient() {
         var values: [Float] = [1, -2]
-        var optimizer = Optimizer(.sgd, count: 2, weightDecay: 0.5)
+        var optimizer = Optimizer(.sgd, tensorCounts: [1, 1], weightDecay: 0.5)
         optimizer.step(&values, gradient: [4, 8], learningRate: 0.25)
         // 1 - (4 + 1 / 2) / 4 and -2 - (8 - 1) / 4.
         #expect(values == [-0.125, -3.75])

@@ -114,6 +114,55 @@ double tributary_square_sum(int path, const float *x, long count);
 /// sum[i] += factor x[i], in double precision.
 void tributary_add_scaled(int path, double *sum, const float *x, long count, double factor);
 
+// ---- optimizer.c: AdamW, and bytes with a scale for each block ---------------------------------------------------
+
+/// Values that share a scale: bitsandbytes' block size for optimizer states (csrc/kernels.cu).
+#define TRIBUTARY_CODE_BLOCK 256
+
+/// Buckets of numbers by the upper half of their float: sign, exponent and 7 bits of the fraction. The first holds all
+/// magnitudes below 2^-23 (1 + 2^-7), the last those from 1 on; negative numbers' buckets follow in the same order.
+enum { TRIBUTARY_BUCKET_SHIFT = 16, TRIBUTARY_FIRST_BUCKET = 104 << 7, TRIBUTARY_BUCKETS = ((127 - 104) << 7) + 1 };
+
+/// What a byte stands for, and how its value is found.
+typedef struct {
+    /// 256 rising values.
+    const float *values;
+    /// Rising: x takes code i or a lower one if and only if x <= thresholds[i]; the last is infinite.
+    const float *thresholds;
+    /// 2 TRIBUTARY_BUCKETS: how many thresholds are below all numbers of the bucket, in which lies at most one.
+    const uint8_t *buckets;
+} tributary_code_map;
+
+/// Codes of values from a block's first on, and their blocks' scales: value = map->values[code] * scale.
+typedef struct {
+    const tributary_code_map *map;
+    uint8_t *codes;
+    float *scales;
+} tributary_codes;
+
+/// The nearest code of each of `count` values over its block's largest magnitude, which is the block's scale. The last
+/// block may be shorter.
+void tributary_encode_codes(int path, const tributary_code_map *map, const float *values, long count, uint8_t *codes,
+                            float *scales);
+
+/// The numbers of one step t (Kingma and Ba 2015, algorithm 1, with decoupled decay).
+typedef struct {
+    float keep;          ///< 1 - rate x decay
+    float first_share;   ///< 1 - beta1
+    float second_keep;   ///< beta2
+    float second_share;  ///< 1 - beta2
+    float size;          ///< rate / (1 - beta1^t)
+    float correction;    ///< sqrt(1 - beta2^t)
+    float epsilon;
+} tributary_adamw_step;
+
+/// m += (g - m) first_share; v = v second_keep + g g second_share;
+/// w = w keep - size m / (sqrt(v) / correction + epsilon).
+void tributary_adamw(int path, const tributary_adamw_step *step, float *w, const float *g, float *m, float *v, long count);
+/// The same with m and v in codes: decoded, changed, used for w, and only then encoded again.
+void tributary_adamw_codes(int path, const tributary_adamw_step *step, float *w, const float *g, const tributary_codes *first,
+                           const tributary_codes *second, long count);
+
 // ---- noise.c: normally distributed numbers -----------------------------------------------------------------------
 
 /// `count` values of the standard normal distribution from as many uniformly random words (Box and Muller 1958): values

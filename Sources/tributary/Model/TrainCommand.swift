@@ -27,7 +27,7 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: "Peak of the schedule.") var learningRate = 2e-4
     @Option(name: .long, help: "constant, linear or cosine.") var schedule = "constant"
     @Option(name: .long, help: "Steps in which the rate rises.") var warmupSteps = 0
-    @Option(name: .long, help: "adamw or sgd.") var optimizer = "adamw"
+    @Option(name: .long, help: "adamw, adamw8bit (its state in 8 bits) or sgd.") var optimizer = "adamw"
     @Option(name: .long, help: "Decoupled weight decay.") var weightDecay = 0.0
     @Option(name: .long, help: "Largest norm of a step's gradient; 0 is no limit.") var gradientClip = 1.0
     @Option(name: .long, help: "lora, ffa-lora (A frozen) or lora-sb (only R trained).") var adapter = "lora"
