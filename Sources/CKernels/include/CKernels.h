@@ -105,4 +105,66 @@ void tributary_row_dots(int path, const float *a, long a_stride, const float *b,
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
 
+// ---- gemm_bf16.c, pack_bf16.c: products of bfloat16 operands, summed in float32 ---------------------------------
+// Functions here do not give the same bits on every path: with AVX512-BF16 the products of a pair of k are joined before
+// they are added. They round the same operands, and each path's results depend on shapes only.
+
+/// 1 if the path's products use the processor's bfloat16 instructions; else their scalar twins run.
+int tributary_bf16_supported(int path);
+
+/// Columns of a sliver of the packed operand.
+#define TRIBUTARY_BF16_SLIVER 48
+
+/// 32-bit words that a packed operand of n columns over k takes.
+long tributary_bf16_packed_size(long n, long k);
+
+/// out = bf16(scale x), rounded to nearest even; a zero stands behind an odd number of columns.
+void tributary_bf16_round(int path, const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                          long out_stride);
+
+/// Part of a sum over k: A [m, 2 pairs] of bf16, `a_stride` values from row to row, and B packed, of as many pairs.
+typedef struct {
+    const uint16_t *a;
+    long a_stride;
+    const uint32_t *b;
+    long pairs;
+} tributary_bf16_segment;
+
+/// c = from + sum over segments of A B, [m, n]; `from` may be c, or NULL for zero.
+void tributary_bf16_multiply(int path, const tributary_bf16_segment *segments, long count, long m, long n, const float *from,
+                             long from_stride, float *c, long c_stride);
+
+/// 4-bit codes as tributary_decode_4bit takes them, `columns` a row. `codes` is NULL where `scales` are the blocks' own;
+/// else a block's scale is map[code] * scales[block / nested_block] + offset.
+typedef struct {
+    const uint8_t *packed;
+    const float *table;
+    int block_shift;
+    long columns;
+    const float *scales;
+    const uint8_t *codes;
+    const float *map;
+    float offset;
+    long nested_block;
+} tributary_4bit_matrix;
+
+/// bfloat16 at any byte address, and floats; `stride` values from row to row.
+typedef struct {
+    const void *values;
+    long stride;
+} tributary_halves_matrix;
+typedef struct {
+    const float *values;
+    long stride;
+} tributary_floats_matrix;
+
+/// Packs columns n0 ..< n1 of the right operand over k0 ..< k1: not transposed, its column n is the matrix's row n and k
+/// runs along it (y = x W^T); transposed, its column n is the matrix's column n and k runs over rows (dx = dy W).
+void tributary_bf16_pack_4bit(int path, const tributary_4bit_matrix *matrix, int transposed, long n0, long n1, long k0,
+                              long k1, uint32_t *out);
+void tributary_bf16_pack_bf16(int path, const tributary_halves_matrix *matrix, int transposed, long n0, long n1, long k0,
+                              long k1, uint32_t *out);
+void tributary_bf16_pack_f32(int path, const tributary_floats_matrix *matrix, int transposed, long n0, long n1, long k0,
+                             long k1, uint32_t *out);
+
 #endif
