@@ -39,10 +39,17 @@ public enum Scratch: Int32, Sendable {
     case scores
     /// Anything that is not in use together with the two above.
     case scales, first, second, third, fourth, fifth, sixth
+    /// Slabs of a bfloat16 product's right operand, and where they lie.
+    case packed, segments
 
     /// At least `count` floats on a 64-byte boundary, valid until the next call for this purpose on this thread.
     public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {
-        tributary_scratch(rawValue, count * MemoryLayout<Float>.stride).assumingMemoryBound(to: Float.self)
+        memory(of: Float.self, count: count)
+    }
+
+    /// The same for `count` values of another trivial type.
+    public func memory<Value: BitwiseCopyable>(of type: Value.Type, count: Int) -> UnsafeMutablePointer<Value> {
+        tributary_scratch(rawValue, count * MemoryLayout<Value>.stride).assumingMemoryBound(to: type)
     }
 }
 

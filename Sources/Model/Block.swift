@@ -16,8 +16,10 @@ struct BlockShape {
     /// Floats a token of the branches' u and h.
     let projectionWidth: Int
     let hasQueryKeyNorm: Bool
+    let compute: ComputeType
 
-    init(_ configuration: ModelConfiguration, projectionWidth: Int) {
+    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType) {
+        self.compute = compute
         hidden = configuration.hiddenSize
         intermediate = configuration.intermediateSize
         attention = Attention(
@@ -127,6 +129,7 @@ final class BlockWorkspace {
     let valueGradient = FloatBuffer()
     let shares = FloatBuffer()
     let projectionGradients = FloatBuffer()
+    let halves = HalfWorkspace()
 
     func reserve(_ shape: BlockShape, tokens: Int, backward: Bool) {
         normed.reserve(tokens * shape.hidden)
@@ -205,6 +208,25 @@ struct Block {
         }
     }
 
+    /// Whether the products of so many tokens are computed in bfloat16: of few they are bound by decoding.
+    private func usesHalves(_ tokens: Int) -> Bool { shape.compute == .bfloat16 && tokens >= LinearMaps.fewTokens }
+
+    /// Outputs of some of the maps, which read the same x.
+    private func project(
+        _ range: Range<Int>, x: UnsafePointer<Float>, residual: UnsafePointer<Float>? = nil, tokens: Int, record: BlockRecord,
+        workspace: BlockWorkspace, into outputs: [UnsafeMutablePointer<Float>]
+    ) {
+        let group = Array(maps[range])
+        if usesHalves(tokens) {
+            HalfMaps.forward(
+                group, tokens: tokens, x: x, residual: residual, projections: record.projections, into: outputs,
+                workspace: workspace.halves)
+        } else {
+            LinearMaps.forward(
+                group, tokens: tokens, x: x, residual: residual, projections: record.projections, into: outputs)
+        }
+    }
+
     /// y `[tokens, hidden]` from x; `record` and `workspace` have room for the tokens.
     ///
     /// - Parameter cache: keys and values of earlier tokens of the only sequence; the new ones are added
@@ -215,8 +237,8 @@ struct Block {
         let tokens = places.count
         let normed = workspace.normed.pointer
         norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
-        LinearMaps.forward(
-            Array(maps[0..<3]), tokens: tokens, x: normed, projections: record.projections,
+        project(
+            0..<3, x: normed, tokens: tokens, record: record, workspace: workspace,
             into: [
                 shape.hasQueryKeyNorm ? record.plainQueries : record.queries,
                 shape.hasQueryKeyNorm ? record.plainKeys : record.keys,
@@ -234,14 +256,14 @@ struct Block {
                 queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
                 output: record.attended, normalizers: record.normalizers)
         }
-        LinearMaps.forward(
-            [maps[3]], tokens: tokens, x: record.attended, residual: x, projections: record.projections, into: [record.middle])
+        project(
+            3..<4, x: record.attended, residual: x, tokens: tokens, record: record, workspace: workspace, into: [record.middle])
         norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
-        LinearMaps.forward(
-            Array(maps[4..<6]), tokens: tokens, x: normed, projections: record.projections, into: [record.gate, record.up])
+        project(
+            4..<6, x: normed, tokens: tokens, record: record, workspace: workspace, into: [record.gate, record.up])
         gated(record, tokens: tokens, into: workspace.product.pointer)
-        LinearMaps.forward(
-            [maps[6]], tokens: tokens, x: workspace.product.pointer, residual: record.middle, projections: record.projections,
+        project(
+            6..<7, x: workspace.product.pointer, residual: record.middle, tokens: tokens, record: record, workspace: workspace,
             into: [y])
     }
 
@@ -267,7 +289,8 @@ struct Block {
             LinearMaps.backward(
                 Array(maps[range]), tokens: tokens, x: x, projections: record.projections, dy: dy,
                 projectionGradients: workspace.projectionGradients.pointer, dx: dx, gradient: gradient,
-                dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } })
+                dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } },
+                halves: usesHalves(tokens) ? workspace.halves : nil)
         }
         func addNormGradient(_ x: UnsafePointer<Float>, _ weights: [Float], _ inverses: UnsafePointer<Float>) {
             forTokens(tokens) { range in

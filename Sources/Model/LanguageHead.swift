@@ -8,6 +8,10 @@ final class LanguageHead {
     private let weight: QuantizedMatrix
     private let logits = FloatBuffer()
     private let partial = FloatBuffer()
+    private let compute: ComputeType
+    /// Hidden states and gradients of logits, rounded; for bfloat16 only.
+    private let halfStates = HalfRows()
+    private let halfLogits = HalfRows()
 
     /// Bytes of logits that exist at once, at most, unless 32 tokens need more.
     private static let chunkBytes = 64 << 20
@@ -16,7 +20,10 @@ final class LanguageHead {
     /// Parts of the vocabulary whose contributions to the hidden states' gradient are summed apart, then in order.
     private static let maximumParts = 16
 
-    init(_ weight: QuantizedMatrix) { self.weight = weight }
+    init(_ weight: QuantizedMatrix, compute: ComputeType) {
+        self.weight = weight
+        self.compute = compute
+    }
 
     private var vocabulary: Int { weight.rows }
     private var hidden: Int { weight.columns }
@@ -28,6 +35,21 @@ final class LanguageHead {
         let (hidden, vocabulary) = (hidden, vocabulary)
         let path = KernelPath.active.rawValue
         let isSmall = count < LinearMaps.fewTokens
+        if compute == .bfloat16, !isSmall {
+            halfStates.reserve(rows: count, columns: hidden)
+            forTokens(count) { range in
+                halfStates.round(states + range.lowerBound * hidden, lead: hidden, rows: range, columns: hidden)
+            }
+            Parallel.forEach(count: (vocabulary + HalfProduct.slab - 1) / HalfProduct.slab) { task in
+                let rows = Parallel.range(task, of: vocabulary, size: HalfProduct.slab)
+                var sum = HalfProduct(m: count, n: rows.count, into: target + rows.lowerBound, lead: vocabulary)
+                sum.add(halfStates.pointer, lead: halfStates.stride, k: hidden) { k, packed in
+                    weight.pack(columns: rows, over: k, transposed: false, into: packed)
+                }
+                sum.flush()
+            }
+            return
+        }
         let slab = isSmall ? LinearMaps.rowsPerSmallTask : Self.slab
         Parallel.forEach(count: (vocabulary + slab - 1) / slab) { task in
             let rows = Parallel.range(task, of: vocabulary, size: slab)
@@ -77,7 +99,21 @@ final class LanguageHead {
                     }
                 }
             }
-            if let gradient {
+            if let gradient, compute == .bfloat16 {
+                let target = gradient + start * hidden
+                halfLogits.reserve(rows: count, columns: vocabulary)
+                forTokens(count) { range in
+                    halfLogits.round(values + range.lowerBound * vocabulary, lead: vocabulary, rows: range, columns: vocabulary)
+                }
+                Parallel.forEach(count: (hidden + HalfProduct.slab - 1) / HalfProduct.slab) { task in
+                    let columns = Parallel.range(task, of: hidden, size: HalfProduct.slab)
+                    var sum = HalfProduct(m: count, n: columns.count, into: target + columns.lowerBound, lead: hidden)
+                    sum.add(halfLogits.pointer, lead: halfLogits.stride, k: vocabulary) { k, packed in
+                        weight.pack(columns: columns, over: k, transposed: true, into: packed)
+                    }
+                    sum.flush()
+                }
+            } else if let gradient {
                 let sums = partial.reserve(parts * count * hidden)
                 Parallel.forEach(count: parts) { part in
                     let target = sums + part * count * hidden

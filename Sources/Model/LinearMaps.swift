@@ -125,16 +125,22 @@ enum LinearMaps {
     ///   - dx: overwritten with the gradient of x, `[tokens, inputs]`; nil if nothing below needs it
     ///   - gradient: the flat gradient of the trained tensors, added to; nil for none
     ///   - dense: dW `[outputs, inputs]` of some of the maps, by index in the group, added to
+    ///   - halves: if not nil, du, dh and dx are computed in bfloat16
     static func backward(
         _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>, projections: UnsafePointer<Float>,
         dy: [UnsafePointer<Float>], projectionGradients: UnsafeMutablePointer<Float>, dx: UnsafeMutablePointer<Float>?,
-        gradient: UnsafeMutablePointer<Float>?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = []
+        gradient: UnsafeMutablePointer<Float>?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = [],
+        halves: HalfWorkspace? = nil
     ) {
+        if let halves {
+            HalfMaps.inputGradient(
+                group, tokens: tokens, dy: dy, projectionGradients: projectionGradients, dx: dx, workspace: halves)
+        }
         let inputs = group[0].inputs
         let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
         let chunks = (tokens + tokensPerTask - 1) / tokensPerTask
         // dh first, then du where there is an R: du stands where u stands, dh where h stands.
-        Parallel.forEach(count: branches.count * chunks) { task in
+        Parallel.forEach(count: halves == nil ? branches.count * chunks : 0) { task in
             let (map, branch) = branches[task / chunks]
             let range = Parallel.range(task % chunks, of: tokens, size: tokensPerTask)
             let (r, width) = (branch.rank, group[map].outputs)
@@ -153,7 +159,7 @@ enum LinearMaps {
             case dense(index: Int, rows: Range<Int>)
         }
         var work: [Work] = []
-        if dx != nil {
+        if dx != nil, halves == nil {
             cut(tokens, tokensPerTask) { tokens in cut(inputs, slab) { work.append(.input(tokens: tokens, columns: $0)) } }
         }
         for index in dense.indices {

@@ -71,14 +71,14 @@ struct BenchTrainCommand: ParsableCommand {
         result.write([
             ("tokens_per_second", real(Double(batchSize * sequenceLength) / seconds)), ("seconds_per_step", real(seconds)),
             ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
-            ("weights", .string(language.weightFormat)), ("batch_size", .integer(batchSize)),
+            ("weights", .string(language.weightFormat)), ("compute", .string(language.compute.rawValue)), ("batch_size", .integer(batchSize)),
             ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
             ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
             ("loss", real(outcome.losses.last ?? 0)),
         ]) {
             """
             \(Readable.decimal(Double(batchSize * sequenceLength) / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
-            weights \(language.weightFormat), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
+            weights \(language.weightFormat), compute \(language.compute.rawValue), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
 
             """
         }
