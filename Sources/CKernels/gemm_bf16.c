@@ -108,6 +108,8 @@ TARGET_BF16 static inline __attribute__((always_inline)) void tile(const int R, 
         for (int j = 0; j < V; j++)
             sums[i][j] = from ? _mm512_maskz_loadu_ps(j == V - 1 ? last : (__mmask16)0xffff, from + (row + i) * from_stride + column + 16 * j)
                               : _mm512_setzero_ps();
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < V; j++) __builtin_prefetch(c + (row + i) * c_stride + column + 16 * j, 1, 3);
     for (long s = 0; s < count; s++) {
         const long stride = segments[s].a_stride, pairs = segments[s].pairs;
         const uint16_t *a = segments[s].a + row * stride;

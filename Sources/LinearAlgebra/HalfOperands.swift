@@ -48,6 +48,9 @@ public struct HalfProduct {
     public static let slab = 2 * Int(TRIBUTARY_BF16_SLIVER)
     /// Values of k that are packed at once: with a slab of columns 288 KiB.
     public static let depth = 1536
+    /// Rows of A that share a packed slab in one task: packing then costs 2 to 4 % of multiplying with it. Fewer where there
+    /// are few slabs, so that there are tasks for several threads; a function of the shape alone.
+    public static func rowsPerTask(slabs: Int) -> Int { slabs >= 16 ? 1024 : 512 }
     /// Parts of k whose slabs may wait.
     private static let maximumSegments = 32
 

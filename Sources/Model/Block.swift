@@ -287,10 +287,10 @@ struct Block {
             _ range: Range<Int>, x: UnsafePointer<Float>, dy: [UnsafePointer<Float>], dx: UnsafeMutablePointer<Float>?
         ) {
             LinearMaps.backward(
+                in: usesHalves(tokens) ? workspace.halves : nil,
                 Array(maps[range]), tokens: tokens, x: x, projections: record.projections, dy: dy,
                 projectionGradients: workspace.projectionGradients.pointer, dx: dx, gradient: gradient,
-                dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } },
-                halves: usesHalves(tokens) ? workspace.halves : nil)
+                dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } })
         }
         func addNormGradient(_ x: UnsafePointer<Float>, _ weights: [Float], _ inverses: UnsafePointer<Float>) {
             forTokens(tokens) { range in

@@ -18,9 +18,6 @@ enum HalfMaps {
     /// Tokens whose rounding and whose u or dh are one task.
     private static let tokensPerSmallTask = 128
 
-    /// Tokens that share a packed slab: packing then costs 2 to 4 % of multiplying with it.
-    private static func tokensPerTask(_ slabs: Int) -> Int { slabs >= 16 ? 1024 : 512 }
-
     /// Columns of each branch in `HalfWorkspace.branches`.
     private static func columns(_ branches: [Branch]) -> (starts: [Int], width: Int) {
         var width = 0
@@ -67,7 +64,7 @@ enum HalfMaps {
         let slab = HalfProduct.slab
         let slabs = group.map { ($0.outputs + slab - 1) / slab }
         let all = slabs.reduce(0, +)
-        let part = tokensPerTask(all)
+        let part = HalfProduct.rowsPerTask(slabs: all)
         let parts = (tokens + part - 1) / part
         let path = KernelPath.active.rawValue
         Parallel.forEach(count: all * parts) { task in
@@ -142,7 +139,7 @@ enum HalfMaps {
         guard let dx else { return }
         let slab = HalfProduct.slab
         let slabs = (inputs + slab - 1) / slab
-        let part = tokensPerTask(slabs)
+        let part = HalfProduct.rowsPerTask(slabs: slabs)
         let parts = (tokens + part - 1) / part
         Parallel.forEach(count: slabs * parts) { task in
             let range = Parallel.range(task % parts, of: tokens, size: part)

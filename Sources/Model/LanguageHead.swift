@@ -40,14 +40,7 @@ final class LanguageHead {
             forTokens(count) { range in
                 halfStates.round(states + range.lowerBound * hidden, lead: hidden, rows: range, columns: hidden)
             }
-            Parallel.forEach(count: (vocabulary + HalfProduct.slab - 1) / HalfProduct.slab) { task in
-                let rows = Parallel.range(task, of: vocabulary, size: HalfProduct.slab)
-                var sum = HalfProduct(m: count, n: rows.count, into: target + rows.lowerBound, lead: vocabulary)
-                sum.add(halfStates.pointer, lead: halfStates.stride, k: hidden) { k, packed in
-                    weight.pack(columns: rows, over: k, transposed: false, into: packed)
-                }
-                sum.flush()
-            }
+            weight.multiply(halfStates, count: count, transposed: false, into: target)
             return
         }
         let slab = isSmall ? LinearMaps.rowsPerSmallTask : Self.slab
@@ -100,19 +93,11 @@ final class LanguageHead {
                 }
             }
             if let gradient, compute == .bfloat16 {
-                let target = gradient + start * hidden
                 halfLogits.reserve(rows: count, columns: vocabulary)
                 forTokens(count) { range in
                     halfLogits.round(values + range.lowerBound * vocabulary, lead: vocabulary, rows: range, columns: vocabulary)
                 }
-                Parallel.forEach(count: (hidden + HalfProduct.slab - 1) / HalfProduct.slab) { task in
-                    let columns = Parallel.range(task, of: hidden, size: HalfProduct.slab)
-                    var sum = HalfProduct(m: count, n: columns.count, into: target + columns.lowerBound, lead: hidden)
-                    sum.add(halfLogits.pointer, lead: halfLogits.stride, k: vocabulary) { k, packed in
-                        weight.pack(columns: columns, over: k, transposed: true, into: packed)
-                    }
-                    sum.flush()
-                }
+                weight.multiply(halfLogits, count: count, transposed: true, into: gradient + start * hidden)
             } else if let gradient {
                 let sums = partial.reserve(parts * count * hidden)
                 Parallel.forEach(count: parts) { part in

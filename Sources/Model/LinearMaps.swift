@@ -119,24 +119,24 @@ enum LinearMaps {
     /// Gradients of a group from those of its outputs.
     ///
     /// - Parameters:
+    ///   - halves: if not nil, du, dh and dx are computed in bfloat16
     ///   - x, projections: as in the forward direction, u and h filled
     ///   - dy: gradients of each map's output, `[tokens, outputs]`
     ///   - projectionGradients: room for du and dh, laid out as `projections`
     ///   - dx: overwritten with the gradient of x, `[tokens, inputs]`; nil if nothing below needs it
     ///   - gradient: the flat gradient of the trained tensors, added to; nil for none
     ///   - dense: dW `[outputs, inputs]` of some of the maps, by index in the group, added to
-    ///   - halves: if not nil, du, dh and dx are computed in bfloat16
     static func backward(
+        in halves: HalfWorkspace? = nil,
         _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>, projections: UnsafePointer<Float>,
         dy: [UnsafePointer<Float>], projectionGradients: UnsafeMutablePointer<Float>, dx: UnsafeMutablePointer<Float>?,
-        gradient: UnsafeMutablePointer<Float>?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = [],
-        halves: HalfWorkspace? = nil
+        gradient: UnsafeMutablePointer<Float>?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = []
     ) {
+        let inputs = group[0].inputs
         if let halves {
             HalfMaps.inputGradient(
                 group, tokens: tokens, dy: dy, projectionGradients: projectionGradients, dx: dx, workspace: halves)
         }
-        let inputs = group[0].inputs
         let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
         let chunks = (tokens + tokensPerTask - 1) / tokensPerTask
         // dh first, then du where there is an R: du stands where u stands, dh where h stands.

@@ -18,11 +18,13 @@ extension QuantizedMatrix {
         switch form {
         case .dense(let values):
             values.withUnsafeBufferPointer {
-                packFloats($0.baseAddress!, stride: columns, transposed: transposed, columns: n, over: k, into: target, path: path)
+                packFloats(
+                    $0.baseAddress!, stride: columns, transposed: transposed, columns: n, over: k, into: target, path: path)
             }
             return
         // Where rows are no whole runs of 32 codes, a byte or a block may belong to two of them.
-        case .fourBit(let codes, _) where columns % 32 == 0 && (transposed ? n.lowerBound % 16 == 0 && n.upperBound % 16 == 0 : k.lowerBound % 32 == 0 && k.upperBound % 32 == 0):
+        case .fourBit(let codes, _)
+        where columns % 32 == 0 && part.lowerBound % 32 == 0 && part.upperBound % 32 == 0:
             codes.withMatrix(columns: columns) { matrix in
                 tributary_bf16_pack_4bit(
                     path.rawValue, matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
@@ -39,6 +41,30 @@ extension QuantizedMatrix {
         decode(rows: rows, columns: part, into: tile, stride: part.count, path: path)
         packFloats(
             tile, stride: part.count, transposed: transposed, columns: 0..<n.count, over: 0..<k.count, into: target, path: path)
+    }
+}
+
+extension QuantizedMatrix {
+    /// C = A W^T (`[count, rows]`), or transposed C = A W (`[count, columns]`), over all threads.
+    ///
+    /// - Parameters:
+    ///   - a: `count` rows of bfloat16
+    ///   - c: overwritten
+    public func multiply(_ a: HalfRows, count: Int, transposed: Bool, into c: UnsafeMutablePointer<Float>) {
+        let (n, k) = transposed ? (columns, rows) : (rows, columns)
+        let slabs = (n + HalfProduct.slab - 1) / HalfProduct.slab
+        let part = HalfProduct.rowsPerTask(slabs: slabs)
+        let parts = (count + part - 1) / part
+        Parallel.forEach(count: slabs * parts) { task in
+            let range = Parallel.range(task % parts, of: count, size: part)
+            let columns = Parallel.range(task / parts, of: n, size: HalfProduct.slab)
+            var sum = HalfProduct(
+                m: range.count, n: columns.count, into: c + range.lowerBound * n + columns.lowerBound, lead: n)
+            sum.add(a.pointer + range.lowerBound * a.stride, lead: a.stride, k: k) { k, target in
+                pack(columns: columns, over: k, transposed: transposed, into: target)
+            }
+            sum.flush()
+        }
     }
 }
 

@@ -167,4 +167,10 @@ void tributary_bf16_pack_bf16(int path, const tributary_halves_matrix *matrix, i
 void tributary_bf16_pack_f32(int path, const tributary_floats_matrix *matrix, int transposed, long n0, long n1, long k0,
                              long k1, uint32_t *out);
 
+// ---- peak.c ------------------------------------------------------------------------------------------------------
+
+/// Runs `rounds` of independent multiply-adds on registers, of bf16 pairs or of floats, and returns the floating-point
+/// operations that they are; 0 where the path has no such instruction.
+double tributary_peak_loop(int path, int bf16, long rounds);
+
 #endif

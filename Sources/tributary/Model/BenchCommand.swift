@@ -12,7 +12,7 @@ import Training
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self])
+        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self, BenchProductsCommand.self])
 }
 
 struct BenchTrainCommand: ParsableCommand {
@@ -71,7 +71,8 @@ struct BenchTrainCommand: ParsableCommand {
         result.write([
             ("tokens_per_second", real(Double(batchSize * sequenceLength) / seconds)), ("seconds_per_step", real(seconds)),
             ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
-            ("weights", .string(language.weightFormat)), ("compute", .string(language.compute.rawValue)), ("batch_size", .integer(batchSize)),
+            ("weights", .string(language.weightFormat)), ("compute", .string(language.compute.rawValue)),
+            ("batch_size", .integer(batchSize)),
             ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
             ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
             ("loss", real(outcome.losses.last ?? 0)),
