@@ -59,6 +59,11 @@ PACK_ONE_BY_ONE(pack_bf16_scalar, tributary_halves_matrix, value_bf16)
 PACK_ONE_BY_ONE(pack_f32_scalar, tributary_floats_matrix, value_f32)
 
 #if defined(__x86_64__)
+/// Rows ahead of the one that is packed whose lines are asked for: the next row lies in another page or nearly so, where
+/// the processor does not look by itself. An address beyond the matrix is ignored.
+enum { AHEAD = 16 };
+static inline void fetch(const void *address) { _mm_prefetch((const char *)address, _MM_HINT_T0); }
+
 // Word i of the result: the low halves of two registers in turn.
 #define INTERLEAVE_WORDS                                                                                                 \
     _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, \
@@ -141,6 +146,8 @@ TARGET_BF16 static void pack_4bit_columns(const tributary_4bit_matrix *m, long n
         for (long column = n0; column < n1; column += SLIVER) {
             long width = sliver_width(n1 - column);
             uint32_t *to = out + (column - n0) * pairs + pair * width;
+            fetch(m->packed + ((row + AHEAD) * m->columns + column) / 2);
+            fetch(m->packed + ((row + AHEAD + 1) * m->columns + column) / 2);
             for (long part = 0; part < width; part += LANES) {
                 long element = row * m->columns + column + part;
                 if (element >> m->block_shift != above) {
@@ -219,7 +226,7 @@ TARGET_BF16 static inline __m512i pair_floats(const tributary_floats_matrix *m, 
     return pair_of(a, b, interleave);
 }
 
-#define PACK_DENSE(rows_name, columns_name, type, load, pair)                                                           \
+#define PACK_DENSE(rows_name, columns_name, type, bytes, load, pair)                                                          \
     TARGET_BF16 static void rows_name(const type *m, long n0, long n1, long k0, long k1, uint32_t *out) {               \
         const long pairs = (k1 - k0 + 1) / 2;                                                                           \
         for (long column = n0; column < n1; column += SLIVER) {                                                         \
@@ -229,6 +236,7 @@ TARGET_BF16 static inline __m512i pair_floats(const tributary_floats_matrix *m, 
                 for (long k = k0; k < k1; k += 32) {                                                                    \
                     __m512i v[LANES];                                                                                   \
                     for (long r = 0; r < LANES; r++) v[r] = r < rows ? load(m, first + r, k, k1 - k) : _mm512_setzero_si512(); \
+                    for (long r = 0; r < LANES; r++) fetch((const char *)m->values + ((first + LANES + r) * m->stride + k) * (long)bytes); \
                     transpose(v);                                                                                       \
                     long at = (k - k0) / 2, end = pairs - at < LANES ? pairs - at : LANES;                              \
                     for (long i = 0; i < end; i++) _mm512_storeu_si512(out + (at + i) * width + part, v[i]);            \
@@ -243,14 +251,18 @@ TARGET_BF16 static inline __m512i pair_floats(const tributary_floats_matrix *m, 
         for (long p = 0; p < pairs; p++)                                                                                \
             for (long column = n0; column < n1; column += SLIVER) {                                                     \
                 long width = sliver_width(n1 - column);                                                                 \
+                fetch((const char *)m->values + ((k0 + 2 * p + AHEAD) * m->stride + column) * (long)bytes);              \
+                fetch((const char *)m->values + ((k0 + 2 * p + AHEAD) * m->stride + column + 32) * (long)bytes);         \
+                fetch((const char *)m->values + ((k0 + 2 * p + AHEAD + 1) * m->stride + column) * (long)bytes);          \
+                fetch((const char *)m->values + ((k0 + 2 * p + AHEAD + 1) * m->stride + column + 32) * (long)bytes);     \
                 uint32_t *to = out + (column - n0) * pairs + p * width;                                                 \
                 for (long part = 0; part < width; part += LANES)                                                        \
                     _mm512_storeu_si512(to + part, pair(m, k0 + 2 * p, k0 + 2 * p + 1 < k1, column + part,              \
                                                         n1 - column - part, interleave));                               \
             }                                                                                                           \
     }
-PACK_DENSE(pack_bf16_rows, pack_bf16_columns, tributary_halves_matrix, load_halves, pair_halves)
-PACK_DENSE(pack_f32_rows, pack_f32_columns, tributary_floats_matrix, load_floats, pair_floats)
+PACK_DENSE(pack_bf16_rows, pack_bf16_columns, tributary_halves_matrix, 2, load_halves, pair_halves)
+PACK_DENSE(pack_f32_rows, pack_f32_columns, tributary_floats_matrix, 4, load_floats, pair_floats)
 #endif
 
 void tributary_bf16_pack_4bit(int path, const tributary_4bit_matrix *matrix, int transposed, long n0, long n1, long k0,

@@ -124,6 +124,15 @@ public struct HalfProduct {
     }
 }
 
+extension HalfRows {
+    /// Packs columns `n` of these rows over rows `k`: the right operand of a product that sums over rows.
+    public func pack(columns n: Range<Int>, over k: Range<Int>, into target: UnsafeMutablePointer<UInt32>) {
+        var matrix = tributary_halves_matrix(values: pointer, stride: stride)
+        tributary_bf16_pack_bf16(
+            KernelPath.active.rawValue, &matrix, 1, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
+    }
+}
+
 /// Packs part of a float matrix, `stride` floats from row to row; see `tributary_bf16_pack_f32`.
 public func packFloats(
     _ values: UnsafePointer<Float>, stride: Int, transposed: Bool, columns n: Range<Int>, over k: Range<Int>,

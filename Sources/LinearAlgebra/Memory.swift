@@ -25,9 +25,17 @@ public final class FloatBuffer {
         return pointer
     }
 
+    /// Blocks of this size and more lie on pages of it where the system has them: rows of a matrix lie pages apart, and a
+    /// product would spend its time on looking them up.
+    private static let largePage = 2 << 20
+
     private static func allocate(_ count: Int) -> UnsafeMutablePointer<Float> {
-        UnsafeMutableRawPointer.allocate(byteCount: count * MemoryLayout<Float>.stride, alignment: 64)
-            .bindMemory(to: Float.self, capacity: count)
+        let bytes = count * MemoryLayout<Float>.stride
+        let isLarge = bytes >= largePage
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: isLarge ? largePage : 64)
+        // Only advice: without it the memory is the same.
+        if isLarge { madvise(memory, bytes / largePage * largePage, MADV_HUGEPAGE) }
+        return memory.bindMemory(to: Float.self, capacity: count)
     }
 }
 

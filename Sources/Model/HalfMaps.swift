@@ -12,6 +12,8 @@ final class HalfWorkspace {
     let inputs = HalfRows()
     let gradients: [HalfRows] = [HalfRows(), HalfRows(), HalfRows()]
     let branches = HalfRows()
+    /// du^T and s h^T of the group's branches, `[rank, tokens]` each.
+    let factors = HalfRows()
 }
 
 enum HalfMaps {
@@ -30,21 +32,22 @@ enum HalfMaps {
 
     /// y of each map of the group; the parameters are those of `LinearMaps.forward`.
     ///
-    /// - Parameter x: nil if `workspace.inputs` holds it, rounded, already
+    /// - Parameter fill: writes x of some tokens, rounded, to their rows of `workspace.inputs`
     static func forward(
-        _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>?, residual: UnsafePointer<Float>? = nil,
-        projections: UnsafeMutablePointer<Float>, into outputs: [UnsafeMutablePointer<Float>], workspace: HalfWorkspace
+        _ group: [AdaptedMap], tokens: Int, residual: UnsafePointer<Float>? = nil,
+        projections: UnsafeMutablePointer<Float>, into outputs: [UnsafeMutablePointer<Float>], workspace: HalfWorkspace,
+        fill: (Range<Int>, HalfRows) -> Void
     ) {
         let inputs = group[0].inputs
         let branches = group.flatMap(\.branches)
         let (starts, width) = columns(branches)
         let (rows, small) = (workspace.inputs, workspace.branches)
-        if x != nil { rows.reserve(rows: tokens, columns: inputs) }
+        rows.reserve(rows: tokens, columns: inputs)
         small.reserve(rows: tokens, columns: max(1, width))
         Parallel.forEach(count: (tokens + tokensPerSmallTask - 1) / tokensPerSmallTask) { task in
             let range = Parallel.range(task, of: tokens, size: tokensPerSmallTask)
             let first = range.lowerBound
-            if let x { rows.round(x + first * inputs, lead: inputs, rows: range, columns: inputs) }
+            fill(range, rows)
             for (branch, start) in zip(branches, starts) {
                 let r = branch.rank
                 let u = projections + branch.offset * tokens + first * r
@@ -162,6 +165,107 @@ enum HalfMaps {
                 }
             }
             sum.flush()
+        }
+    }
+
+    /// Gradients of A and B of every branch from the tokens `range`: dA = du^T x and dB^T = (s h)^T dy, with x in
+    /// `workspace.inputs` and dy in `workspace.gradients`; dR = dh^T u in float32.
+    ///
+    /// - Parameters:
+    ///   - projections, projectionGradients: u and h, du and dh, as in `LinearMaps.backward`
+    ///   - gradient: the flat gradient of the trained tensors
+    ///   - adds: whether it is added to, else overwritten
+    static func adapterGradient(
+        _ group: [AdaptedMap], tokens: Int, range: Range<Int>, projections: UnsafePointer<Float>,
+        projectionGradients: UnsafePointer<Float>, gradient: UnsafeMutablePointer<Float>, adds: Bool, workspace: HalfWorkspace
+    ) {
+        let inputs = group[0].inputs
+        let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
+        let path = KernelPath.active.rawValue
+        // Rows of du^T of the branches whose A is trained, one after another: they share one packed x.
+        let forA = branches.indices.filter { branches[$0].branch.gradientA != nil }
+        let rowsOfA = forA.reduce(0) { $0 + branches[$1].branch.rank }
+        var starts: [Int] = []
+        var count = rowsOfA
+        for item in branches {
+            starts.append(count)
+            count += item.branch.gradientB == nil ? 0 : item.branch.rank
+        }
+        let factors = workspace.factors
+        factors.reserve(rows: max(1, count), columns: max(1, range.count))
+        Parallel.forEach(count: branches.count) { index in
+            let branch = branches[index].branch
+            let r = branch.rank
+            let first = branch.offset * tokens + range.lowerBound * r
+            let second = first + (branch.core == nil ? 0 : tokens * r)
+            if branch.gradientA != nil {
+                let row = forA.prefix { $0 < index }.reduce(0) { $0 + branches[$1].branch.rank }
+                tributary_bf16_round_transposed(
+                    projectionGradients + first, r, range.count, r, 1, factors.pointer + row * factors.stride, factors.stride)
+            }
+            if branch.gradientB != nil {
+                tributary_bf16_round_transposed(
+                    projections + second, r, range.count, r, branch.scale, factors.pointer + starts[index] * factors.stride,
+                    factors.stride)
+            }
+            if let place = branch.gradientCore {
+                gemm(
+                    transposeA: true, m: r, n: r, k: range.count, projectionGradients + second, lda: r, projections + first,
+                    ldb: r, beta: adds ? 1 : 0, gradient + place, ldc: r)
+            }
+        }
+        let slab = HalfProduct.slab
+        let inputSlabs = forA.isEmpty ? 0 : (inputs + slab - 1) / slab
+        let outputSlabs = group.map { map in
+            map.branches.contains { $0.gradientB != nil } ? (map.outputs + slab - 1) / slab : 0
+        }
+        /// The product of some rows of `factors` with columns `n` of x or dy, `[m, n]`, in this thread's memory.
+        func product(_ m: Int, from row: Int, _ rows: HalfRows, _ n: Range<Int>) -> UnsafeMutablePointer<Float> {
+            let values = Scratch.first.floats(m * n.count)
+            if range.isEmpty { values.update(repeating: 0, count: m * n.count) }
+            var sum = HalfProduct(m: m, n: n.count, into: values, lead: n.count)
+            sum.add(factors.pointer + row * factors.stride, lead: factors.stride, k: range.count) { k, target in
+                rows.pack(
+                    columns: n, over: range.lowerBound + k.lowerBound..<range.lowerBound + k.upperBound, into: target)
+            }
+            sum.flush()
+            return values
+        }
+        Parallel.forEach(count: inputSlabs + outputSlabs.reduce(0, +)) { task in
+            if task < inputSlabs {
+                let n = Parallel.range(task, of: inputs, size: slab)
+                var values = product(rowsOfA, from: 0, workspace.inputs, n)
+                for index in forA {
+                    for row in 0..<branches[index].branch.rank {
+                        let target = gradient + branches[index].branch.gradientA! + row * inputs + n.lowerBound
+                        if adds {
+                            tributary_add(path, target, values, n.count)
+                        } else {
+                            target.update(from: values, count: n.count)
+                        }
+                        values += n.count
+                    }
+                }
+                return
+            }
+            var (map, number) = (0, task - inputSlabs)
+            while number >= outputSlabs[map] {
+                number -= outputSlabs[map]
+                map += 1
+            }
+            let n = Parallel.range(number, of: group[map].outputs, size: slab)
+            for (index, item) in branches.enumerated() where item.map == map {
+                guard let place = item.branch.gradientB else { continue }
+                let r = item.branch.rank
+                let values = product(r, from: starts[index], workspace.gradients[map], n)
+                let target = gradient + place + n.lowerBound * r
+                for row in 0..<n.count {
+                    for column in 0..<r {
+                        let value = values[column * n.count + row]
+                        target[row * r + column] = adds ? target[row * r + column] + value : value
+                    }
+                }
+            }
         }
     }
 

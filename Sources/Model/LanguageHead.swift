@@ -85,18 +85,22 @@ final class LanguageHead {
             losses.withUnsafeMutableBufferPointer { losses in
                 nonisolated(unsafe) let losses = losses
                 let first = start
+                let inHalves = gradient != nil && compute == .bfloat16 && scale != 0
+                if inHalves { halfLogits.reserve(rows: count, columns: vocabulary) }
                 Parallel.forEach(count: (count + 7) / 8) { task in
                     for row in Parallel.range(task, of: count, size: 8) {
+                        if inHalves {
+                            losses[first + row] = tributary_cross_entropy_bf16(
+                                path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scale,
+                                halfLogits.pointer + row * halfLogits.stride)
+                            continue
+                        }
                         losses[first + row] = tributary_cross_entropy(
                             path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scale)
                     }
                 }
             }
-            if let gradient, compute == .bfloat16 {
-                halfLogits.reserve(rows: count, columns: vocabulary)
-                forTokens(count) { range in
-                    halfLogits.round(values + range.lowerBound * vocabulary, lead: vocabulary, rows: range, columns: vocabulary)
-                }
+            if let gradient, compute == .bfloat16, scale != 0 {
                 weight.multiply(halfLogits, count: count, transposed: true, into: gradient + start * hidden)
             } else if let gradient {
                 let sums = partial.reserve(parts * count * hidden)

@@ -119,7 +119,7 @@ enum LinearMaps {
     /// Gradients of a group from those of its outputs.
     ///
     /// - Parameters:
-    ///   - halves: if not nil, du, dh and dx are computed in bfloat16
+    ///   - halves: if not nil, all but `dense` is computed in bfloat16, from x in `halves.inputs`
     ///   - x, projections: as in the forward direction, u and h filled
     ///   - dy: gradients of each map's output, `[tokens, outputs]`
     ///   - projectionGradients: room for du and dh, laid out as `projections`
@@ -136,7 +136,13 @@ enum LinearMaps {
         if let halves {
             HalfMaps.inputGradient(
                 group, tokens: tokens, dy: dy, projectionGradients: projectionGradients, dx: dx, workspace: halves)
+            if let gradient {
+                HalfMaps.adapterGradient(
+                    group, tokens: tokens, range: 0..<tokens, projections: projections,
+                    projectionGradients: projectionGradients, gradient: gradient, adds: true, workspace: halves)
+            }
         }
+        let gradient = halves == nil ? gradient : nil
         let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
         let chunks = (tokens + tokensPerTask - 1) / tokensPerTask
         // dh first, then du where there is an R: du stands where u stands, dh where h stands.

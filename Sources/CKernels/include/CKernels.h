@@ -100,6 +100,13 @@ void tributary_causal_softmax_backward(int path, float *scores, float *dp, long 
 /// (softmax - onehot(target)) scale.
 double tributary_cross_entropy(int path, float *logits, long count, long target, float scale);
 
+/// tributary_rms_norm, tributary_swiglu and tributary_cross_entropy with y, h and the gradient as rows of bfloat16; a zero
+/// stands behind an odd number of columns. In the last, logits become exponentials and `scale` is not 0.
+void tributary_rms_norm_bf16(int path, const float *x, long x_stride, const float *w, long rows, long columns, float epsilon,
+                             uint16_t *y, long y_stride, float *inverse);
+void tributary_swiglu_bf16(int path, const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride);
+double tributary_cross_entropy_bf16(int path, float *logits, long count, long target, float scale, uint16_t *gradient);
+
 /// out[i] = sum of a[i][k] b[i][k] over columns, for each row.
 void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out);
 void tributary_add(int path, float *x, const float *y, long count);
@@ -121,6 +128,10 @@ long tributary_bf16_packed_size(long n, long k);
 /// out = bf16(scale x), rounded to nearest even; a zero stands behind an odd number of columns.
 void tributary_bf16_round(int path, const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
                           long out_stride);
+
+/// out[column][row] = bf16(scale x[row][column]); a zero stands behind an odd number of rows.
+void tributary_bf16_round_transposed(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                                     long out_stride);
 
 /// Part of a sum over k: A [m, 2 pairs] of bf16, `a_stride` values from row to row, and B packed, of as many pairs.
 typedef struct {

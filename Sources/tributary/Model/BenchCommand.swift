@@ -66,7 +66,10 @@ struct BenchTrainCommand: ParsableCommand {
         let peakMemory = peakGiB()
         let seconds = times.dropFirst().sorted()[steps / 2]
         let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
-        let peak = Self.peakOperationsPerSecond()
+        let peak =
+            language.compute == .bfloat16
+            ? BenchProductsCommand.registerPeak(bfloat16: true, threads: Parallel.threadCount)
+            : Self.peakOperationsPerSecond()
         let share = operations / seconds / peak
         result.write([
             ("tokens_per_second", real(Double(batchSize * sequenceLength) / seconds)), ("seconds_per_step", real(seconds)),

@@ -45,20 +45,11 @@ struct BenchProductsCommand: ParsableCommand {
         try require((1...1000).contains(repetitions), "--repetitions is \(repetitions): from 1 to 1000 are possible")
         var lines: [Line] = []
         var progress = ProgressLine()
-        let path = KernelPath.active.rawValue
-        let peaks = [("float32", 0 as Int32), ("bfloat16", 1)].map { name, kind in
-            let (one, all) = measured(operations: 0) { threads in
-                var operations = 0.0
-                withUnsafeMutablePointer(to: &operations) { operations in
-                    nonisolated(unsafe) let operations = operations
-                    Parallel.forEach(count: threads) { thread in
-                        let done = tributary_peak_loop(path, kind, 1_000_000)
-                        if thread == 0 { operations.pointee = done }
-                    }
-                }
-                return operations * Double(threads)
-            }
-            return (name: name, one: one, all: all)
+        let peaks = [("float32", false), ("bfloat16", true)].map { name, isHalf in
+            (
+                name: name, one: Self.registerPeak(bfloat16: isHalf, threads: 1) / 1e9,
+                all: Self.registerPeak(bfloat16: isHalf, threads: Parallel.threadCount) / 1e9
+            )
         }
         var done = 0
         for (rows, columns) in sizes {
@@ -79,10 +70,7 @@ struct BenchProductsCommand: ParsableCommand {
                     output.withUnsafeMutableBufferPointer { output in
                         nonisolated(unsafe) let (a, c) = (input.baseAddress!, output.baseAddress!)
                         func add(_ kernel: String, _ body: () -> Void) {
-                            let (one, all) = measured(operations: operations) { _ in
-                                body()
-                                return 0
-                            }
+                            let (one, all) = measured(operations: operations, body)
                             lines.append(
                                 Line(kernel: kernel, rows: rows, columns: columns, tokens: count, one: one, all: all))
                         }
@@ -169,18 +157,36 @@ struct BenchProductsCommand: ParsableCommand {
         return values
     }
 
-    /// GFLOP/s on one thread and on all, the best of the repetitions; `body` may return its own number of operations.
-    private func measured(operations: Double, _ body: (_ threads: Int) -> Double) -> (one: Double, all: Double) {
-        func best(_ threads: Int) -> Double {
+    /// GFLOP/s on one thread and on all, the best of the repetitions after one that is not counted.
+    private func measured(operations: Double, _ body: () -> Void) -> (one: Double, all: Double) {
+        func best() -> Double {
             let clock = ContinuousClock()
-            var best = 0.0
-            for _ in 0...repetitions {
+            body()
+            return (0..<repetitions).reduce(0.0) { best, _ in
                 let began = clock.now
-                let own = body(threads)
-                best = max(best, (own > 0 ? own : operations) / ((clock.now - began) / .seconds(1)) / 1e9)
+                body()
+                return max(best, operations / ((clock.now - began) / .seconds(1)) / 1e9)
             }
-            return best
         }
-        return (Parallel.limited(toThreads: 1) { best(1) }, best(Parallel.threadCount))
+        return (Parallel.limited(toThreads: 1) { best() }, best())
+    }
+
+    /// Floating-point operations a second of multiply-adds alone, without a load; 0 if the kernel path has none.
+    static func registerPeak(bfloat16: Bool, threads: Int) -> Double {
+        let path = KernelPath.active.rawValue
+        let rounds = 500_000
+        let clock = ContinuousClock()
+        return (0..<5).reduce(0.0) { best, _ in
+            var operations = 0.0
+            let began = clock.now
+            withUnsafeMutablePointer(to: &operations) { operations in
+                nonisolated(unsafe) let operations = operations
+                Parallel.forEach(count: threads) { thread in
+                    let done = tributary_peak_loop(path, bfloat16 ? 1 : 0, rounds)
+                    if thread == 0 { operations.pointee = done }
+                }
+            }
+            return max(best, Double(threads) * operations / ((clock.now - began) / .seconds(1)))
+        }
     }
 }

@@ -24,7 +24,7 @@ struct ModelOptions: ParsableArguments {
         help: ArgumentHelp(
             "Type of the matrix products: auto, float32 or bfloat16. auto is bfloat16 on a processor with AVX512-BF16, unless weights are held as float32.",
             valueName: "type"))
-    var compute = "auto"
+    var compute = "float32"
 
     /// The base, loaded, with progress on standard error.
     func load() throws -> (checkpoint: CheckpointFolder, model: LanguageModel) {
