@@ -92,7 +92,8 @@ let package = Package(
         .executableTarget(
             name: "tributary",
             dependencies: [
-                "DemoModel", "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets",
+                "DemoModel", "Primitives", "CKernels", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers",
+                "Datasets",
                 "Model",
                 "Training", "Plan", "PlanOptions", "UpdateCodec", "Privacy", "CoordinatorCore", "CoordinatorStore", "ClientCore",
                 "ClientEngine", "Simulation", "Reports",

@@ -327,7 +327,8 @@ void tributary_causal_softmax_backward(int path, float *scores, float *dp, long 
 /// Sums of this many exponentials stay in single precision before they join a double: a vocabulary has 10^5 entries.
 enum { SUM_RUN = 4096 };
 
-BODY double cross_entropy_body(float *logits, long count, long target, float scale) {
+/// The loss and, in `total`, the sum of exp(logit - the largest); the exponentials take the logits' place if `keep` is set.
+BODY double exponentials(float *logits, long count, long target, int keep, double *total) {
     f32x16 m = SPLAT(-INFINITY), v;
     for (long i = 0; i < count; i += LANES) {
         if (i + LANES <= count) v = LOAD(logits + i);
@@ -351,22 +352,126 @@ BODY double cross_entropy_body(float *logits, long count, long target, float sca
             exp_lanes(&v, &v);
             if (here == LANES) {
                 sums += v;
-                if (scale != 0) STORE(logits + i, v);
+                if (keep) STORE(logits + i, v);
             } else {
                 for (long j = 0; j < here; j++) rest += v[j];
-                if (scale != 0) store_part(logits + i, here, &v);
+                if (keep) store_part(logits + i, here, &v);
             }
         }
         sum += (double)sum_lanes(&sums) + (double)rest;
     }
+    *total = sum;
+    return log(sum) - ((double)at_target - (double)shift);
+}
+
+BODY double cross_entropy_body(float *logits, long count, long target, float scale) {
+    double sum, loss = exponentials(logits, count, target, scale != 0, &sum);
     if (scale != 0) {
         float factor = (float)((double)scale / sum);
         for (long i = 0; i < count; i++) logits[i] *= factor;
         logits[target] -= scale;
     }
-    return log(sum) - ((double)at_target - (double)shift);
+    return loss;
 }
 VARIANTS(double, cross_entropy, (float *logits, long count, long target, float scale), (logits, count, target, scale))
 double tributary_cross_entropy(int path, float *logits, long count, long target, float scale) {
     return CHOOSE(cross_entropy, (logits, count, target, scale));
+}
+
+// ---- the same, rounded to bfloat16 for the product that follows --------------------------------------------------
+
+/// The nearest bfloat16 of each lane; see bf16_from.
+BODY void round_lanes(const f32x16 *value, u16x16 *out) {
+    u32x16 bits = (u32x16)*value, high = bits >> 16, magnitude = bits & 0x7fffffff;
+    u32x16 rounded = (bits + 0x7fff + (high & 1)) >> 16;
+    u32x16 nan = (u32x16)(magnitude > 0x7f800000), tiny = (u32x16)(magnitude < 0x00800000);
+    rounded = (nan & (high | 0x40)) | (~nan & rounded);
+    rounded = (tiny & (high & 0x8000)) | (~tiny & rounded);
+    *out = __builtin_convertvector(rounded, u16x16);
+}
+/// The first `count` lanes, and a zero behind an odd number of them.
+BODY void store_rounded(uint16_t *to, long count, const f32x16 *value) {
+    u16x16 halves;
+    round_lanes(value, &halves);
+    if (count == LANES) {
+        *(u16x16_u *)to = halves;
+        return;
+    }
+    uint16_t lanes[LANES];
+    memcpy(lanes, &halves, sizeof lanes);
+    for (long i = 0; i < count; i++) to[i] = lanes[i];
+    if (count & 1) to[count] = 0;
+}
+
+BODY void rms_norm_bf16_body(const float *x, long x_stride, const float *w, long rows, long columns, float epsilon,
+                             uint16_t *y, long y_stride, float *inverse) {
+    for (long row = 0; row < rows; row++) {
+        const float *from = x + row * x_stride;
+        uint16_t *to = y + row * y_stride;
+        float r = 1.0f / sqrtf(dot_body(from, from, columns) / (float)columns + epsilon);
+        inverse[row] = r;
+        for (long i = 0; i < columns; i += LANES) {
+            long count = columns - i < LANES ? columns - i : LANES;
+            f32x16 v, weight;
+            if (count == LANES) {
+                v = LOAD(from + i);
+                weight = LOAD(w + i);
+            } else {
+                load_part(from + i, count, 0, &v);
+                load_part(w + i, count, 0, &weight);
+            }
+            v = v * SPLAT(r) * weight;
+            store_rounded(to + i, count, &v);
+        }
+    }
+}
+VARIANTS(void, rms_norm_bf16, (const float *x, long x_stride, const float *w, long rows, long columns, float epsilon, uint16_t *y, long y_stride, float *inverse),
+         (x, x_stride, w, rows, columns, epsilon, y, y_stride, inverse))
+void tributary_rms_norm_bf16(int path, const float *x, long x_stride, const float *w, long rows, long columns, float epsilon,
+                             uint16_t *y, long y_stride, float *inverse) {
+    CHOOSE(rms_norm_bf16, (x, x_stride, w, rows, columns, epsilon, y, y_stride, inverse));
+}
+
+BODY void swiglu_bf16_body(const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride) {
+    for (long row = 0; row < rows; row++) {
+        const float *g = gate + row * columns, *u = up + row * columns;
+        uint16_t *to = h + row * h_stride;
+        for (long i = 0; i < columns; i += LANES) {
+            long count = columns - i < LANES ? columns - i : LANES;
+            f32x16 a, b, v;
+            if (count == LANES) {
+                a = LOAD(g + i);
+                b = LOAD(u + i);
+            } else {
+                load_part(g + i, count, 0, &a);
+                load_part(u + i, count, 0, &b);
+            }
+            swiglu_lanes(&a, &b, &v);
+            store_rounded(to + i, count, &v);
+        }
+    }
+}
+VARIANTS(void, swiglu_bf16, (const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride), (gate, up, rows, columns, h, h_stride))
+void tributary_swiglu_bf16(int path, const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride) {
+    CHOOSE(swiglu_bf16, (gate, up, rows, columns, h, h_stride));
+}
+
+BODY double cross_entropy_bf16_body(float *logits, long count, long target, float scale, uint16_t *gradient) {
+    double sum;
+    double loss = exponentials(logits, count, target, 1, &sum);
+    float factor = (float)((double)scale / sum), at_target = logits[target] * factor - scale;
+    for (long i = 0; i < count; i += LANES) {
+        long here = count - i < LANES ? count - i : LANES;
+        f32x16 v;
+        if (here == LANES) v = LOAD(logits + i);
+        else load_part(logits + i, here, 0, &v);
+        v *= SPLAT(factor);
+        store_rounded(gradient + i, here, &v);
+    }
+    gradient[target] = bf16_from(at_target);
+    return loss;
+}
+VARIANTS(double, cross_entropy_bf16, (float *logits, long count, long target, float scale, uint16_t *gradient), (logits, count, target, scale, gradient))
+double tributary_cross_entropy_bf16(int path, float *logits, long count, long target, float scale, uint16_t *gradient) {
+    return CHOOSE(cross_entropy_bf16, (logits, count, target, scale, gradient));
 }

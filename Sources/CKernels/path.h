@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__)
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")))
+#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")))
 #define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2")))
 #endif
 
@@ -40,5 +41,20 @@ typedef i8x16 i8x16_u __attribute__((aligned(1), may_alias));
     static result name##_scalar parameters { return name##_body arguments; }
 #define CHOOSE(name, arguments) ((void)path, name##_scalar arguments)
 #endif
+
+/// The nearest bfloat16, ties to even, as vcvtneps2bf16 rounds: what is subnormal in single precision becomes zero.
+static inline uint16_t bf16_from(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    if ((bits & 0x7f800000) == 0) return (uint16_t)(bits >> 16 & 0x8000);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+static inline float bf16_to_float(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
 
 #endif

@@ -25,9 +25,17 @@ public final class FloatBuffer {
         return pointer
     }
 
+    /// Blocks of this size and more lie on pages of it where the system has them: rows of a matrix lie pages apart, and a
+    /// product would spend its time on looking them up.
+    private static let largePage = 2 << 20
+
     private static func allocate(_ count: Int) -> UnsafeMutablePointer<Float> {
-        UnsafeMutableRawPointer.allocate(byteCount: count * MemoryLayout<Float>.stride, alignment: 64)
-            .bindMemory(to: Float.self, capacity: count)
+        let bytes = count * MemoryLayout<Float>.stride
+        let isLarge = bytes >= largePage
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: isLarge ? largePage : 64)
+        // Only advice: without it the memory is the same.
+        if isLarge { madvise(memory, bytes / largePage * largePage, MADV_HUGEPAGE) }
+        return memory.bindMemory(to: Float.self, capacity: count)
     }
 }
 
@@ -39,10 +47,17 @@ public enum Scratch: Int32, Sendable {
     case scores
     /// Anything that is not in use together with the two above.
     case scales, first, second, third, fourth, fifth, sixth
+    /// Slabs of a bfloat16 product's right operand, and where they lie.
+    case packed, segments
 
     /// At least `count` floats on a 64-byte boundary, valid until the next call for this purpose on this thread.
     public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {
-        tributary_scratch(rawValue, count * MemoryLayout<Float>.stride).assumingMemoryBound(to: Float.self)
+        memory(of: Float.self, count: count)
+    }
+
+    /// The same for `count` values of another trivial type.
+    public func memory<Value: BitwiseCopyable>(of type: Value.Type, count: Int) -> UnsafeMutablePointer<Value> {
+        tributary_scratch(rawValue, count * MemoryLayout<Value>.stride).assumingMemoryBound(to: type)
     }
 }
 

@@ -35,7 +35,7 @@ public final class AdaptedModel {
         self.weights = weights
         binding = try AdapterBinding(weights, model: model)
         rotary = RotaryEmbedding(model.configuration)
-        head = LanguageHead(model.head)
+        head = LanguageHead(model.head, compute: model.compute)
     }
 
     /// Takes other weights, of the same layouts or of others.
@@ -51,7 +51,7 @@ public final class AdaptedModel {
 
     private var hidden: Int { model.configuration.hiddenSize }
     private var vocabulary: Int { model.configuration.vocabularySize }
-    var shape: BlockShape { BlockShape(model.configuration, projectionWidth: binding.projectionWidth) }
+    var shape: BlockShape { BlockShape(model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute) }
 
     private func check(_ batch: TokenBatch) throws(Failure) {
         try checkTokens(batch.tokens, vocabulary: vocabulary)

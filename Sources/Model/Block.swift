@@ -16,8 +16,10 @@ struct BlockShape {
     /// Floats a token of the branches' u and h.
     let projectionWidth: Int
     let hasQueryKeyNorm: Bool
+    let compute: ComputeType
 
-    init(_ configuration: ModelConfiguration, projectionWidth: Int) {
+    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType) {
+        self.compute = compute
         hidden = configuration.hiddenSize
         intermediate = configuration.intermediateSize
         attention = Attention(
@@ -127,6 +129,7 @@ final class BlockWorkspace {
     let valueGradient = FloatBuffer()
     let shares = FloatBuffer()
     let projectionGradients = FloatBuffer()
+    let halves = HalfWorkspace()
 
     func reserve(_ shape: BlockShape, tokens: Int, backward: Bool) {
         normed.reserve(tokens * shape.hidden)
@@ -205,6 +208,79 @@ struct Block {
         }
     }
 
+    /// Whether the products of so many tokens are computed in bfloat16: of few they are bound by decoding.
+    private func usesHalves(_ tokens: Int) -> Bool { shape.compute == .bfloat16 && tokens >= LinearMaps.fewTokens }
+
+    /// What some of the maps read.
+    private enum Source {
+        case values(UnsafePointer<Float>, width: Int)
+        /// norm(x) with these weights; 1 / rms goes to `inverses`.
+        case normed(UnsafePointer<Float>, weights: [Float], inverses: UnsafeMutablePointer<Float>)
+        /// silu(g) u of the record.
+        case gated
+    }
+
+    /// Outputs of some of the maps, which read the same x.
+    private func project(
+        _ range: Range<Int>, _ source: Source, residual: UnsafePointer<Float>? = nil, tokens: Int, record: BlockRecord,
+        workspace: BlockWorkspace, into outputs: [UnsafeMutablePointer<Float>]
+    ) {
+        let group = Array(maps[range])
+        guard usesHalves(tokens) else {
+            let x = present(source, tokens: tokens, record: record, workspace: workspace, asFloats: true)
+            LinearMaps.forward(
+                group, tokens: tokens, x: x, residual: residual, projections: record.projections, into: outputs)
+            return
+        }
+        HalfMaps.forward(
+            group, tokens: tokens, residual: residual, projections: record.projections, into: outputs,
+            workspace: workspace.halves
+        ) { range, rows in fill(rows, range, source, record: record) }
+    }
+
+    /// Rows `range` of what maps read, rounded to bfloat16.
+    private func fill(_ rows: HalfRows, _ range: Range<Int>, _ source: Source, record: BlockRecord) {
+        let target = rows.pointer + range.lowerBound * rows.stride
+        switch source {
+        case .values(let values, let width):
+            rows.round(values + range.lowerBound * width, lead: width, rows: range, columns: width)
+        case .normed(let values, let weights, let inverses):
+            let width = shape.hidden
+            tributary_rms_norm_bf16(
+                path, values + range.lowerBound * width, width, weights, range.count, width, shape.epsilon, target, rows.stride,
+                inverses + range.lowerBound)
+        case .gated:
+            let first = range.lowerBound * shape.intermediate
+            tributary_swiglu_bf16(
+                path, record.gate + first, record.up + first, range.count, shape.intermediate, target, rows.stride)
+        }
+    }
+
+    /// What some of the maps read as floats, or rounded in `workspace.halves.inputs`, for their backward pass.
+    private func present(
+        _ source: Source, tokens: Int, record: BlockRecord, workspace: BlockWorkspace, asFloats: Bool
+    ) -> UnsafePointer<Float> {
+        if usesHalves(tokens) {
+            let rows = workspace.halves.inputs
+            switch source {
+            case .values(_, let width): rows.reserve(rows: tokens, columns: width)
+            case .normed: rows.reserve(rows: tokens, columns: shape.hidden)
+            case .gated: rows.reserve(rows: tokens, columns: shape.intermediate)
+            }
+            forTokens(tokens) { range in fill(rows, range, source, record: record) }
+            if !asFloats { return UnsafePointer(workspace.normed.pointer) }
+        }
+        switch source {
+        case .values(let values, _): return values
+        case .normed(let values, let weights, let inverses):
+            norm(values, weights, tokens: tokens, into: workspace.normed.pointer, inverses: inverses)
+            return UnsafePointer(workspace.normed.pointer)
+        case .gated:
+            gated(record, tokens: tokens, into: workspace.product.pointer)
+            return UnsafePointer(workspace.product.pointer)
+        }
+    }
+
     /// y `[tokens, hidden]` from x; `record` and `workspace` have room for the tokens.
     ///
     /// - Parameter cache: keys and values of earlier tokens of the only sequence; the new ones are added
@@ -213,10 +289,9 @@ struct Block {
         cache: KeyValueCache? = nil, into y: UnsafeMutablePointer<Float>
     ) {
         let tokens = places.count
-        let normed = workspace.normed.pointer
-        norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
-        LinearMaps.forward(
-            Array(maps[0..<3]), tokens: tokens, x: normed, projections: record.projections,
+        project(
+            0..<3, .normed(x, weights: layer.attentionNorm, inverses: record.inputInverses), tokens: tokens, record: record,
+            workspace: workspace,
             into: [
                 shape.hasQueryKeyNorm ? record.plainQueries : record.queries,
                 shape.hasQueryKeyNorm ? record.plainKeys : record.keys,
@@ -234,14 +309,15 @@ struct Block {
                 queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
                 output: record.attended, normalizers: record.normalizers)
         }
-        LinearMaps.forward(
-            [maps[3]], tokens: tokens, x: record.attended, residual: x, projections: record.projections, into: [record.middle])
-        norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
-        LinearMaps.forward(
-            Array(maps[4..<6]), tokens: tokens, x: normed, projections: record.projections, into: [record.gate, record.up])
-        gated(record, tokens: tokens, into: workspace.product.pointer)
-        LinearMaps.forward(
-            [maps[6]], tokens: tokens, x: workspace.product.pointer, residual: record.middle, projections: record.projections,
+        project(
+            3..<4, .values(record.attended, width: shape.queryWidth), residual: x, tokens: tokens, record: record,
+            workspace: workspace,
+            into: [record.middle])
+        project(
+            4..<6, .normed(record.middle, weights: layer.gatedNorm, inverses: record.middleInverses), tokens: tokens,
+            record: record, workspace: workspace, into: [record.gate, record.up])
+        project(
+            6..<7, .gated, residual: record.middle, tokens: tokens, record: record, workspace: workspace,
             into: [y])
     }
 
@@ -259,12 +335,13 @@ struct Block {
     ) {
         let tokens = places.count
         let (path, hidden, intermediate) = (path, shape.hidden, shape.intermediate)
-        let normed = workspace.normed.pointer
         let normedGradient = workspace.normedGradient.pointer
         func backward(
-            _ range: Range<Int>, x: UnsafePointer<Float>, dy: [UnsafePointer<Float>], dx: UnsafeMutablePointer<Float>?
+            _ range: Range<Int>, _ source: Source, dy: [UnsafePointer<Float>], dx: UnsafeMutablePointer<Float>?
         ) {
+            let x = present(source, tokens: tokens, record: record, workspace: workspace, asFloats: !dense.isEmpty)
             LinearMaps.backward(
+                in: usesHalves(tokens) ? workspace.halves : nil,
                 Array(maps[range]), tokens: tokens, x: x, projections: record.projections, dy: dy,
                 projectionGradients: workspace.projectionGradients.pointer, dx: dx, gradient: gradient,
                 dense: range.compactMap { place in dense[place].map { (map: place - range.lowerBound, values: $0) } })
@@ -279,19 +356,21 @@ struct Block {
             }
         }
 
-        gated(record, tokens: tokens, into: workspace.product.pointer)
         let productGradient = workspace.productGradient.pointer
-        backward(6..<7, x: workspace.product.pointer, dy: [residualGradient], dx: productGradient)
+        backward(6..<7, .gated, dy: [residualGradient], dx: productGradient)
         forTokens(tokens) { range in
             let first = range.lowerBound * intermediate
             tributary_swiglu_backward(
                 path, record.gate + first, record.up + first, productGradient + first, range.count * intermediate)
         }
-        norm(record.middle, layer.gatedNorm, tokens: tokens, into: normed, inverses: record.middleInverses)
-        backward(4..<6, x: normed, dy: [record.gate, record.up], dx: normedGradient)
+        backward(
+            4..<6, .normed(record.middle, weights: layer.gatedNorm, inverses: record.middleInverses),
+            dy: [record.gate, record.up], dx: normedGradient)
         addNormGradient(record.middle, layer.gatedNorm, record.middleInverses)
 
-        backward(3..<4, x: record.attended, dy: [residualGradient], dx: workspace.attendedGradient.pointer)
+        backward(
+            3..<4, .values(record.attended, width: shape.queryWidth), dy: [residualGradient],
+            dx: workspace.attendedGradient.pointer)
         let queryGradient = workspace.queryGradient.pointer
         let keyGradient = workspace.keyGradient.pointer
         shape.attention.backward(
@@ -322,9 +401,9 @@ struct Block {
                 }
             }
         }
-        norm(x, layer.attentionNorm, tokens: tokens, into: normed, inverses: record.inputInverses)
         backward(
-            0..<3, x: normed, dy: [queryGradient, keyGradient, workspace.valueGradient.pointer],
+            0..<3, .normed(x, weights: layer.attentionNorm, inverses: record.inputInverses),
+            dy: [queryGradient, keyGradient, workspace.valueGradient.pointer],
             dx: needsInput ? normedGradient : nil)
         if needsInput { addNormGradient(x, layer.attentionNorm, record.inputInverses) }
     }

@@ -56,7 +56,7 @@ public final class Decoder {
             KeyValueCache(width: configuration.keyValueHeadCount * configuration.headSize)
         }
         memory = DecoderMemory(configuration)
-        head = LanguageHead(model.model.head)
+        head = LanguageHead(model.model.head, compute: model.model.compute)
     }
 
     /// Tokens so far.

@@ -8,6 +8,10 @@ final class LanguageHead {
     private let weight: QuantizedMatrix
     private let logits = FloatBuffer()
     private let partial = FloatBuffer()
+    private let compute: ComputeType
+    /// Hidden states and gradients of logits, rounded; for bfloat16 only.
+    private let halfStates = HalfRows()
+    private let halfLogits = HalfRows()
 
     /// Bytes of logits that exist at once, at most, unless 32 tokens need more.
     private static let chunkBytes = 64 << 20
@@ -16,7 +20,10 @@ final class LanguageHead {
     /// Parts of the vocabulary whose contributions to the hidden states' gradient are summed apart, then in order.
     private static let maximumParts = 16
 
-    init(_ weight: QuantizedMatrix) { self.weight = weight }
+    init(_ weight: QuantizedMatrix, compute: ComputeType) {
+        self.weight = weight
+        self.compute = compute
+    }
 
     private var vocabulary: Int { weight.rows }
     private var hidden: Int { weight.columns }
@@ -28,6 +35,14 @@ final class LanguageHead {
         let (hidden, vocabulary) = (hidden, vocabulary)
         let path = KernelPath.active.rawValue
         let isSmall = count < LinearMaps.fewTokens
+        if compute == .bfloat16, !isSmall {
+            halfStates.reserve(rows: count, columns: hidden)
+            forTokens(count) { range in
+                halfStates.round(states + range.lowerBound * hidden, lead: hidden, rows: range, columns: hidden)
+            }
+            weight.multiply(halfStates, count: count, transposed: false, into: target)
+            return
+        }
         let slab = isSmall ? LinearMaps.rowsPerSmallTask : Self.slab
         Parallel.forEach(count: (vocabulary + slab - 1) / slab) { task in
             let rows = Parallel.range(task, of: vocabulary, size: slab)
@@ -69,15 +84,25 @@ final class LanguageHead {
             losses.withUnsafeMutableBufferPointer { losses in
                 nonisolated(unsafe) let losses = losses
                 let first = start
+                let inHalves = gradient != nil && compute == .bfloat16 && scale != 0
+                if inHalves { halfLogits.reserve(rows: count, columns: vocabulary) }
                 Parallel.forEach(count: (count + 7) / 8) { task in
                     for row in Parallel.range(task, of: count, size: 8) {
+                        if inHalves {
+                            losses[first + row] = tributary_cross_entropy_bf16(
+                                path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scale,
+                                halfLogits.pointer + row * halfLogits.stride)
+                            continue
+                        }
                         losses[first + row] = tributary_cross_entropy(
                             path, values + row * vocabulary, vocabulary, Int(targets[first + row]),
                             gradient == nil ? 0 : scales[first + row])
                     }
                 }
             }
-            if let gradient {
+            if let gradient, compute == .bfloat16, scale != 0 {
+                weight.multiply(halfLogits, count: count, transposed: true, into: gradient + start * hidden)
+            } else if let gradient {
                 let sums = partial.reserve(parts * count * hidden)
                 Parallel.forEach(count: parts) { part in
                     let target = sums + part * count * hidden

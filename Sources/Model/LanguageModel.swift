@@ -33,16 +33,22 @@ public final class LanguageModel: Sendable {
     /// The same as `embedding` where the two are tied.
     let head: QuantizedMatrix
     let finalNorm: [Float]
+    /// What the products with these weights are computed in.
+    public let compute: ComputeType
 
     /// Loads a checkpoint, quantizing its linear maps where `quantization` asks for it. Embedding and head stay as
     /// they are stored.
     ///
-    /// - Parameter progress: called with the number of linear maps that are loaded and that there are
+    /// - Parameters:
+    ///   - compute: what products are computed in; `auto` is decided by the processor and by `quantization`
+    ///   - progress: called with the number of linear maps that are loaded and that there are
     /// - Throws: `Failure` that names the tensor, the option or the environment variable that is wrong
     public init(
-        checkpoint: CheckpointFolder, quantization: WeightForm, progress: ((Int, Int) -> Void)? = nil
+        checkpoint: CheckpointFolder, quantization: WeightForm, compute: ComputeChoice = .float32,
+        progress: ((Int, Int) -> Void)? = nil
     ) throws(Failure) {
         _ = try KernelPath.current()
+        self.compute = try compute.type(holdsFloat32: quantization == .none)
         let configuration = checkpoint.configuration
         self.configuration = configuration
         let maps = configuration.linearMaps

@@ -119,6 +119,7 @@ enum LinearMaps {
     /// Gradients of a group from those of its outputs.
     ///
     /// - Parameters:
+    ///   - halves: if not nil, all but `dense` is computed in bfloat16, from x in `halves.inputs`
     ///   - x, projections: as in the forward direction, u and h filled
     ///   - dy: gradients of each map's output, `[tokens, outputs]`
     ///   - projectionGradients: room for du and dh, laid out as `projections`
@@ -126,15 +127,26 @@ enum LinearMaps {
     ///   - gradient: where the gradients of the trained tensors go; nil for none
     ///   - dense: dW `[outputs, inputs]` of some of the maps, by index in the group, added to
     static func backward(
+        in halves: HalfWorkspace? = nil,
         _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>, projections: UnsafePointer<Float>,
         dy: [UnsafePointer<Float>], projectionGradients: UnsafeMutablePointer<Float>, dx: UnsafeMutablePointer<Float>?,
         gradient: GradientTarget?, dense: [(map: Int, values: UnsafeMutablePointer<Float>)] = []
     ) {
         let inputs = group[0].inputs
+        if let halves {
+            HalfMaps.inputGradient(
+                group, tokens: tokens, dy: dy, projectionGradients: projectionGradients, dx: dx, workspace: halves)
+            if let gradient {
+                HalfMaps.adapterGradient(
+                    group, tokens: tokens, range: 0..<tokens, projections: projections,
+                    projectionGradients: projectionGradients, gradient: gradient, adds: true, workspace: halves)
+            }
+        }
+        let gradient = halves == nil ? gradient : nil
         let branches = group.enumerated().flatMap { index, map in map.branches.map { (map: index, branch: $0) } }
         let chunks = (tokens + tokensPerTask - 1) / tokensPerTask
         // dh first, then du where there is an R: du stands where u stands, dh where h stands.
-        Parallel.forEach(count: branches.count * chunks) { task in
+        Parallel.forEach(count: halves == nil ? branches.count * chunks : 0) { task in
             let (map, branch) = branches[task / chunks]
             let range = Parallel.range(task % chunks, of: tokens, size: tokensPerTask)
             let (r, width) = (branch.rank, group[map].outputs)
@@ -153,7 +165,7 @@ enum LinearMaps {
             case dense(index: Int, rows: Range<Int>)
         }
         var work: [Work] = []
-        if dx != nil {
+        if dx != nil, halves == nil {
             cut(tokens, tokensPerTask) { tokens in cut(inputs, slab) { work.append(.input(tokens: tokens, columns: $0)) } }
         }
         for index in dense.indices {

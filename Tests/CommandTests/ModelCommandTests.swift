@@ -131,6 +131,33 @@ import Testing
         }
     }
 
+    @Test func theComputeTypeIsFloat32UnlessAnotherIsAskedFor() throws {
+        let loss = try #require(try place.json(place.evaluate())["loss"]?.double)
+        #expect(try place.json(place.evaluate(["--compute", "float32"]))["loss"]?.double == loss)
+        let decoded = try place.json(place.evaluate(["--quantize", "none"]))["loss"]
+        #expect(try place.json(place.evaluate(["--quantize", "none", "--compute", "auto"]))["loss"] == decoded)
+        let rounded = try place.run(place.evaluate(["--compute", "bfloat16", "--json"]))
+        if rounded.status == 0 {
+            let other = try #require(try JSONValue(parsing: rounded.output.utf8)["loss"]?.double)
+            #expect(other != loss && abs(other - loss) < 0.01 * loss, "\(other) and \(loss)")
+        } else {
+            #expect(rounded.status == ExitStatus.usage.rawValue && rounded.sentence.contains("AVX512-BF16"))
+        }
+        let unknown = try place.run(place.evaluate(["--compute", "half"]))
+        #expect(unknown.status == ExitStatus.usage.rawValue && unknown.sentence.contains("--compute is half"))
+    }
+
+    @Test func productsAreMeasured() throws {
+        let result = try place.json(
+            ["bench", "gemm", "--shapes", "96x64,40x100", "--tokens", "32", "--repetitions", "1"])
+        let products = try #require(result["products"]?.elements)
+        #expect(Set(products.compactMap { $0["outputs"]?.int }) == [96, 40])
+        #expect(products.allSatisfy { ($0["one_thread_gflops"]?.double ?? 0) > 0 && ($0["all_threads_gflops"]?.double ?? 0) > 0 })
+        #expect(result["register_peak_gflops"]?["float32"] != nil)
+        let wrong = try place.run(["bench", "gemm", "--shapes", "96"])
+        #expect(wrong.status == ExitStatus.usage.rawValue && wrong.sentence.contains("OUTPUTSxINPUTS"))
+    }
+
     @Test func anInterruptKeepsTheAdapter() throws {
         let process = try place.start(place.train("adapter", ["--steps", "100000"]))
         // Progress is a line of the log: the training runs.

@@ -2,6 +2,7 @@
 
 import Adapters
 import Checkpoints
+import LinearAlgebra
 import Model
 import Primitives
 import Quantization
@@ -101,6 +102,28 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         let once = gradient
         _ = try adapted.lossAndGradient(golden.batch, gradientScale: 1 / Float(targets), gradient: &gradient)
         #expect(Closeness(gradient, once.map { 2 * $0 }).isWithin(norm: 1e-6))
+    }
+
+    @Test(.enabled(if: ComputeType.bfloat16.isSupported), arguments: names)
+    func `in bfloat16 logits are within 2 % of the largest and gradients within 5 % of their norm`(name: String) throws {
+        let model = try LanguageModel(
+            checkpoint: try CheckpointFolder(path: Golden.path("models/" + name)), quantization: .stored, compute: .bfloat16)
+        let file = try SafetensorsFile(path: Golden.path("models/\(name)/expected.safetensors"))
+        let golden = try GoldenBatch(file)
+        let weights = try adapter(name, model)
+        let adapted = try AdaptedModel(model: model, weights: weights)
+        let logits = Closeness(
+            try adapted.logits(golden.batch), try golden.kept(try #require(file.tensors["adapter_logits"])))
+        #expect(logits.isWithin(ofLargest: 2e-2) && !logits.isWithin(ofLargest: 1e-4), "\(logits)")
+        let layout = weights.trained.layout
+        var gradient = [Float](repeating: 0, count: layout.parameterCount)
+        let targets = try adapted.loss(golden.batch).reduce(0) { $0 + $1.targets }
+        _ = try adapted.lossAndGradient(golden.batch, gradientScale: 1 / Float(targets), gradient: &gradient)
+        for (index, tensor) in layout.tensors.enumerated() {
+            let key = "grad.base_model.model.\(tensor.map).lora_\(tensor.role == .loraA ? "A" : "B").weight"
+            let closeness = Closeness(gradient[layout.range(index)], try #require(file.tensors[key], "\(key)").floats())
+            #expect(closeness.isWithin(norm: 5e-2), "\(key): \(closeness)")
+        }
     }
 
     @Test func `a checkpoint in bitsandbytes' 4-bit form gives the logits of its dequantized weights`() throws {

@@ -3,6 +3,7 @@
 import Adapters
 import Checkpoints
 import FoundationEssentials
+import LinearAlgebra
 import Model
 import Primitives
 import Quantization
@@ -23,7 +24,7 @@ struct TinyModel {
     var scaling: String? = nil
 
     /// Writes the checkpoint into a temporary folder, loads it, and removes the folder.
-    func load(_ form: WeightForm = .stored) throws -> LanguageModel {
+    func load(_ form: WeightForm = .stored, compute: ComputeChoice = .float32) throws -> LanguageModel {
         let folder =
             (ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp") + "/tributary-model-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
@@ -59,7 +60,7 @@ struct TinyModel {
                 ))
         }
         try writeSafetensors(folder + "/model.safetensors", floats: tensors)
-        return try LanguageModel(checkpoint: try CheckpointFolder(path: folder), quantization: form)
+        return try LanguageModel(checkpoint: try CheckpointFolder(path: folder), quantization: form, compute: compute)
     }
 
     /// Sequences of these lengths with random tokens; about two thirds of them are targets.

@@ -3,6 +3,7 @@
 import Adapters
 import Checkpoints
 import Datasets
+import LinearAlgebra
 import Model
 import Plan
 import Primitives
@@ -18,11 +19,11 @@ struct GoldenCase {
     let expected: SafetensorsFile
     let examples: [Example]
 
-    init(_ name: String) throws {
+    init(_ name: String, compute: ComputeChoice = .float32) throws {
         let path = Golden.path("models/" + name)
         checkpoint = try CheckpointFolder(path: path)
         expected = try SafetensorsFile(path: path + "/expected.safetensors")
-        let language = try LanguageModel(checkpoint: checkpoint, quantization: .none)
+        let language = try LanguageModel(checkpoint: checkpoint, quantization: .none, compute: compute)
         model = try AdaptedModel(
             model: language, weights: try PEFTAdapter(folder: path + "/adapter").weights(maps: language.linearMaps))
         let ids = try expected.tensors["input_ids"]!.integers()
@@ -69,6 +70,26 @@ struct GoldenCase {
         }
         #expect(golden.model.weights == outcome.weights)
         #expect(outcome.targetTokens == steps * golden.examples.reduce(0) { $0 + $1.targetCount })
+    }
+
+    /// At a fifth of the golden rate: beyond it 50 steps on these batches amplify any rounding.
+    @Test(.enabled(if: ComputeType.bfloat16.isSupported), arguments: causal)
+    func `in bfloat16 the loss falls as it does in float32`(_ name: String) throws {
+        var losses: [[Double]] = []
+        for compute in [ComputeChoice.float32, .bfloat16] {
+            let golden = try GoldenCase(name, compute: compute)
+            var (settings, _) = try settings(golden, name)
+            settings.learningRate /= 5
+            losses.append(
+                try LocalTrainer.train(
+                    model: golden.model, examples: golden.examples, settings: settings, stepRange: 0..<50, totalSteps: 50,
+                    generator: SeededGenerator(seed: 0, purpose: "batches")
+                ).losses)
+        }
+        #expect(losses[0].last! < 0.99 * losses[0][0], "\(losses[0])")
+        for (float32, bfloat16) in zip(losses[0], losses[1]) {
+            #expect(abs(float32 - bfloat16) <= 0.01 * float32, "\(float32) \(bfloat16)")
+        }
     }
 
     @Test(arguments: causal) func evaluationGivesTheGoldenLoss(_ name: String) throws {

@@ -102,6 +102,13 @@ void tributary_causal_softmax_backward(int path, float *scores, float *dp, long 
 /// (softmax - onehot(target)) scale.
 double tributary_cross_entropy(int path, float *logits, long count, long target, float scale);
 
+/// tributary_rms_norm, tributary_swiglu and tributary_cross_entropy with y, h and the gradient as rows of bfloat16; a zero
+/// stands behind an odd number of columns. In the last, logits become exponentials and `scale` is not 0.
+void tributary_rms_norm_bf16(int path, const float *x, long x_stride, const float *w, long rows, long columns, float epsilon,
+                             uint16_t *y, long y_stride, float *inverse);
+void tributary_swiglu_bf16(int path, const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride);
+double tributary_cross_entropy_bf16(int path, float *logits, long count, long target, float scale, uint16_t *gradient);
+
 /// out[i] = sum of a[i][k] b[i][k] over columns, for each row.
 void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out);
 void tributary_add(int path, float *x, const float *y, long count);
@@ -224,5 +231,77 @@ void tributary_round_int8(int path, const float *values, long count, float scale
 /// out[i] = codes[i] scale, at most the largest finite float. Returns the index of the first code that is -128, or is
 /// not 0 although the scale is, or -1.
 long tributary_widen_int8(int path, const int8_t *codes, long count, float scale, float *out);
+
+// ---- gemm_bf16.c, pack_bf16.c: products of bfloat16 operands, summed in float32 ---------------------------------
+// Functions here do not give the same bits on every path: with AVX512-BF16 the products of a pair of k are joined before
+// they are added. They round the same operands, and each path's results depend on shapes only.
+
+/// 1 if the path's products use the processor's bfloat16 instructions; else their scalar twins run.
+int tributary_bf16_supported(int path);
+
+/// Columns of a sliver of the packed operand.
+#define TRIBUTARY_BF16_SLIVER 48
+
+/// 32-bit words that a packed operand of n columns over k takes.
+long tributary_bf16_packed_size(long n, long k);
+
+/// out = bf16(scale x), rounded to nearest even; a zero stands behind an odd number of columns.
+void tributary_bf16_round(int path, const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                          long out_stride);
+
+/// out[column][row] = bf16(scale x[row][column]); a zero stands behind an odd number of rows.
+void tributary_bf16_round_transposed(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                                     long out_stride);
+
+/// Part of a sum over k: A [m, 2 pairs] of bf16, `a_stride` values from row to row, and B packed, of as many pairs.
+typedef struct {
+    const uint16_t *a;
+    long a_stride;
+    const uint32_t *b;
+    long pairs;
+} tributary_bf16_segment;
+
+/// c = from + sum over segments of A B, [m, n]; `from` may be c, or NULL for zero.
+void tributary_bf16_multiply(int path, const tributary_bf16_segment *segments, long count, long m, long n, const float *from,
+                             long from_stride, float *c, long c_stride);
+
+/// 4-bit codes as tributary_decode_4bit takes them, `columns` a row. `codes` is NULL where `scales` are the blocks' own;
+/// else a block's scale is map[code] * scales[block / nested_block] + offset.
+typedef struct {
+    const uint8_t *packed;
+    const float *table;
+    int block_shift;
+    long columns;
+    const float *scales;
+    const uint8_t *codes;
+    const float *map;
+    float offset;
+    long nested_block;
+} tributary_4bit_matrix;
+
+/// bfloat16 at any byte address, and floats; `stride` values from row to row.
+typedef struct {
+    const void *values;
+    long stride;
+} tributary_halves_matrix;
+typedef struct {
+    const float *values;
+    long stride;
+} tributary_floats_matrix;
+
+/// Packs columns n0 ..< n1 of the right operand over k0 ..< k1: not transposed, its column n is the matrix's row n and k
+/// runs along it (y = x W^T); transposed, its column n is the matrix's column n and k runs over rows (dx = dy W).
+void tributary_bf16_pack_4bit(int path, const tributary_4bit_matrix *matrix, int transposed, long n0, long n1, long k0,
+                              long k1, uint32_t *out);
+void tributary_bf16_pack_bf16(int path, const tributary_halves_matrix *matrix, int transposed, long n0, long n1, long k0,
+                              long k1, uint32_t *out);
+void tributary_bf16_pack_f32(int path, const tributary_floats_matrix *matrix, int transposed, long n0, long n1, long k0,
+                             long k1, uint32_t *out);
+
+// ---- peak.c ------------------------------------------------------------------------------------------------------
+
+/// Runs `rounds` of independent multiply-adds on registers, of bf16 pairs or of floats, and returns the floating-point
+/// operations that they are; 0 where the path has no such instruction.
+double tributary_peak_loop(int path, int bf16, long rounds);
 
 #endif

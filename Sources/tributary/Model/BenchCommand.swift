@@ -14,7 +14,8 @@ import Training
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure this machine.", subcommands: [BenchTrainCommand.self, BenchCodecCommand.self])
+        commandName: "bench", abstract: "Measure this machine.",
+        subcommands: [BenchTrainCommand.self, BenchProductsCommand.self, BenchCodecCommand.self])
 }
 
 struct BenchTrainCommand: ParsableCommand {
@@ -113,7 +114,10 @@ struct BenchTrainCommand: ParsableCommand {
         line.finish()
         let peakMemory = peakGiB()
         let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
-        let peak = Self.peakOperationsPerSecond()
+        let peak =
+            language.compute == .bfloat16
+            ? BenchProductsCommand.registerPeak(bfloat16: true, threads: Parallel.threadCount)
+            : Self.peakOperationsPerSecond()
         let share = operations / seconds / peak
         result.write(
             [
@@ -123,7 +127,7 @@ struct BenchTrainCommand: ParsableCommand {
         ) {
             """
             \(Readable.decimal(tokens / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
-            weights \(language.weightFormat), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
+            weights \(language.weightFormat), compute \(language.compute.rawValue), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
 
             """
         }
@@ -143,7 +147,8 @@ struct BenchTrainCommand: ParsableCommand {
     /// What a measurement depends on.
     private func setting(_ language: LanguageModel) -> [(String, JSONValue)] {
         [
-            ("weights", .string(language.weightFormat)), ("batch_size", .integer(batchSize)),
+            ("weights", .string(language.weightFormat)), ("compute", .string(language.compute.rawValue)),
+            ("batch_size", .integer(batchSize)),
             ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
             ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
         ]

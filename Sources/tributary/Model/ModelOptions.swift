@@ -4,6 +4,7 @@ import Adapters
 import ArgumentParser
 import Checkpoints
 import FoundationEssentials
+import LinearAlgebra
 import Model
 import Primitives
 import Programs
@@ -18,12 +19,20 @@ struct ModelOptions: ParsableArguments {
         name: .long, help: ArgumentHelp("Form of the frozen weights: stored, none (float32), int8 or nf4.", valueName: "form"))
     var quantize = "stored"
 
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Type of the matrix products: auto, float32 or bfloat16. auto is bfloat16 on a processor with AVX512-BF16, unless weights are held as float32.",
+            valueName: "type"))
+    var compute = "float32"
+
     /// The base, loaded, with progress on standard error.
     func load() throws -> (checkpoint: CheckpointFolder, model: LanguageModel) {
         let form = try choice("--quantize", quantize, WeightForm.self)
+        let compute = try choice("--compute", compute, ComputeChoice.self)
         let checkpoint = try CheckpointFolder(path: model)
         var line = ProgressLine()
-        let loaded = try LanguageModel(checkpoint: checkpoint, quantization: form) { done, count in
+        let loaded = try LanguageModel(checkpoint: checkpoint, quantization: form, compute: compute) { done, count in
             line.show(done: done, of: count, "loading the model: \(done) of \(count) linear maps")
         }
         line.finish()
