@@ -2,6 +2,7 @@
 
 import Adapters
 import Checkpoints
+import LinearAlgebra
 import Model
 import Plan
 import Primitives
@@ -11,7 +12,7 @@ import Training
 public final class EngineBase {
     public let checkpoint: CheckpointFolder
     public let text: ModelText
-    private var adapted: (model: AdaptedModel, form: QuantizationName)?
+    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName)?
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
@@ -23,9 +24,23 @@ public final class EngineBase {
     /// An adapter that adds nothing.
     public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
 
+    /// Refuses a compute type that this processor lacks.
+    public func check(_ plan: FederationPlan) throws(Failure) {
+        _ = try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
+    }
+
+    private func choice(_ name: ComputeName) -> ComputeChoice {
+        switch name {
+        case .auto: .auto
+        case .float32: .float32
+        case .bfloat16: .bfloat16
+        }
+    }
+
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
-    public func model(_ weights: AdapterWeights, form: QuantizationName) throws(Failure) -> AdaptedModel {
-        if let adapted, adapted.form == form {
+    public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
+        let (form, compute) = (plan.quantize, plan.compute)
+        if let adapted, adapted.form == form, adapted.compute == compute {
             try adapted.model.load(weights)
             return adapted.model
         }
@@ -38,9 +53,10 @@ public final class EngineBase {
             case .int8: .int8
             case .nf4: .nf4
             }
-        let model = try LanguageModel(checkpoint: checkpoint, quantization: weightForm, progress: loadingProgress)
+        let model = try LanguageModel(
+            checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
-        adapted = (loaded, form)
+        adapted = (loaded, form, compute)
         return loaded
     }
 }

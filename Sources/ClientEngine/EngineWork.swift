@@ -65,6 +65,7 @@ public final class EngineWork: LocalWork {
     }
 
     public func prepare(for plan: FederationPlan) throws(Failure) {
+        try base.check(plan)
         let positions = base.checkpoint.configuration.maximumPositions
         guard plan.sequenceLength <= positions else {
             throw Failure(
@@ -89,7 +90,7 @@ public final class EngineWork: LocalWork {
         let began = clock.now
         let outcome: TrainingOutcome
         do throws(Failure) {
-            let model = try base.model(assignment.weights, form: plan.quantize)
+            let model = try base.model(assignment.weights, for: plan)
             outcome = try LocalTrainer.train(
                 model: model, examples: training.examples, settings: TrainingSettings(plan),
                 stepRange: plan.steps(ofRound: assignment.round), totalSteps: plan.totalSteps,
@@ -120,7 +121,7 @@ public final class EngineWork: LocalWork {
             plan.exactMatchTokens > 0
             ? ExactMatch(maximumTokens: plan.exactMatchTokens, marker: plan.exactMatchMarker) : nil
         let outcome = try Evaluation.evaluate(
-            model: try base.model(weights, form: plan.quantize), examples: evaluation.examples, exactMatch: exactMatch,
+            model: try base.model(weights, for: plan), examples: evaluation.examples, exactMatch: exactMatch,
             tokenizer: base.text.tokenizer, endTokens: base.text.endTokens
         ) { progress(.evaluating(client: name, done: $0, count: $1)) }
         return EvaluationResult(
@@ -132,7 +133,7 @@ public final class EngineWork: LocalWork {
         plan: FederationPlan, client: String, specification: AdapterSpecification
     ) throws(Failure) -> AdapterState {
         let generator = SeededGenerator(seed: plan.seed, purpose: "start", client: client)
-        let model = try base.model(EngineBase.noAdapter, form: plan.quantize)
+        let model = try base.model(EngineBase.noAdapter, for: plan)
         switch plan.start {
         case .gradient:
             let examples = LoRASBStart.examples(

@@ -84,13 +84,13 @@ final class LanguageHead {
             losses.withUnsafeMutableBufferPointer { losses in
                 nonisolated(unsafe) let losses = losses
                 let first = start
-                let inHalves = gradient != nil && compute == .bfloat16 && scale != 0
+                let inHalves = gradient != nil && compute == .bfloat16
                 if inHalves { halfLogits.reserve(rows: count, columns: vocabulary) }
                 Parallel.forEach(count: (count + 7) / 8) { task in
                     for row in Parallel.range(task, of: count, size: 8) {
                         if inHalves {
                             losses[first + row] = tributary_cross_entropy_bf16(
-                                path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scale,
+                                path, values + row * vocabulary, vocabulary, Int(targets[first + row]), scales[first + row],
                                 halfLogits.pointer + row * halfLogits.stride)
                             continue
                         }
@@ -100,7 +100,7 @@ final class LanguageHead {
                     }
                 }
             }
-            if let gradient, compute == .bfloat16, scale != 0 {
+            if let gradient, compute == .bfloat16 {
                 weight.multiply(halfLogits, count: count, transposed: true, into: gradient + start * hidden)
             } else if let gradient {
                 let sums = partial.reserve(parts * count * hidden)

@@ -137,9 +137,11 @@ enum LinearMaps {
             HalfMaps.inputGradient(
                 group, tokens: tokens, dy: dy, projectionGradients: projectionGradients, dx: dx, workspace: halves)
             if let gradient {
-                HalfMaps.adapterGradient(
-                    group, tokens: tokens, range: 0..<tokens, projections: projections,
-                    projectionGradients: projectionGradients, gradient: gradient, adds: true, workspace: halves)
+                for (part, range) in gradient.parts.enumerated() {
+                    HalfMaps.adapterGradient(
+                        group, tokens: tokens, range: range, projections: projections, projectionGradients: projectionGradients,
+                        gradient: gradient.gradient(part), adds: gradient.isAdded, workspace: halves)
+                }
             }
         }
         let gradient = halves == nil ? gradient : nil

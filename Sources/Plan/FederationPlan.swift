@@ -68,6 +68,15 @@ public enum QuantizationName: String, Codable, Sendable, CaseIterable {
     case nf4
 }
 
+/// What the products with the frozen weights are computed in. A client that cannot do so is refused.
+public enum ComputeName: String, Codable, Sendable, CaseIterable {
+    /// Each client as it can: results then depend on the clients' processors.
+    case auto
+    case float32
+    /// Operands rounded to bfloat16, sums in float32 (AVX512-BF16).
+    case bfloat16
+}
+
 public struct FederationPlan: Codable, Equatable, Sendable {
     // The federation.
     public var strategy: StrategyName = .fedit
@@ -107,6 +116,7 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     /// The largest norm of a step's gradient over all trained tensors; 0 means no clipping.
     public var gradientClip = 1.0
     public var quantize: QuantizationName = .stored
+    public var compute: ComputeName = .float32
 
     // How updates travel.
     /// Of contributions.

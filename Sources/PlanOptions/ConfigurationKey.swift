@@ -161,6 +161,7 @@ extension ScheduleName: ConfigurationValue {}
 extension OptimizerName: ConfigurationValue {}
 extension QuantizationName: ConfigurationValue {}
 extension PrivacyName: ConfigurationValue {}
+extension ComputeName: ConfigurationValue {}
 
 extension UpdateCodec: ConfigurationValue {
     public init?(configuration texts: [String]) {

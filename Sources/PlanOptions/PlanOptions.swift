@@ -64,6 +64,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var gradientClip: Double?
     @Option(help: "How clients hold the frozen base.")
     public var quantize: QuantizationName?
+    @Option(help: "What products with the frozen base are computed in.")
+    public var compute: ComputeName?
 
     // How updates travel.
     @Option(
@@ -138,6 +140,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("weight_decay", \.weightDecay, plan: \.weightDecay),
         .init("gradient_clip", \.gradientClip, plan: \.gradientClip),
         .init("quantize", \.quantize, plan: \.quantize),
+        .init("compute", \.compute, plan: \.compute),
         .init("compress", \.compress, plan: \.compress),
         .init("compress_downlink", \.compressDownlink, plan: \.compressDownlink),
         .init("error_feedback", \.errorFeedback, plan: \.errorFeedback),
@@ -220,3 +223,4 @@ extension ScheduleName: ExpressibleByArgument {}
 extension OptimizerName: ExpressibleByArgument {}
 extension QuantizationName: ExpressibleByArgument {}
 extension PrivacyName: ExpressibleByArgument {}
+extension ComputeName: ExpressibleByArgument {}

@@ -143,7 +143,7 @@ import Training
             #expect((training.given.correction != nil) == (strategy == .flora && training.round == 2), "\(place)")
             let layout = training.trained.layout
             var gradient = [Float](repeating: 0, count: layout.parameterCount)
-            let model = try bench.base.model(training.given, form: .stored)
+            let model = try bench.base.model(training.given, for: FederationPlan())
             _ = try model.lossAndGradient(TokenBatch(examples), gradientScale: 1, gradient: &gradient)
             for (index, tensor) in layout.tensors.enumerated() {
                 let (given, trained) = (training.given.trained.tensor(index), training.trained.tensor(index))

@@ -60,7 +60,7 @@ final class LoggedWork: LocalWork {
     ) throws(WorkInterruption) -> TrainedResult {
         let model: AdaptedModel
         do throws(Failure) {
-            model = try base.model(assignment.weights, form: assignment.plan.quantize)
+            model = try base.model(assignment.weights, for: assignment.plan)
         } catch {
             throw .failed(error)
         }
@@ -202,7 +202,7 @@ final class EngineBench {
         var settings = TrainingSettings(plan)
         settings.batchSize = batchSize ?? plan.batchSize
         return try LocalTrainer.train(
-            model: try base.model(weights, form: plan.quantize), examples: examples, settings: settings,
+            model: try base.model(weights, for: plan), examples: examples, settings: settings,
             stepRange: plan.steps(ofRound: 1), totalSteps: plan.totalSteps,
             generator: SeededGenerator(seed: plan.seed, purpose: "batches", round: 1, attempt: 1, client: client)
         ).weights.trained
@@ -210,7 +210,7 @@ final class EngineBench {
 
     /// Sum of nats over the examples, under these weights.
     func loss(_ weights: AdapterWeights, _ examples: [Example]) throws -> Double {
-        try base.model(weights, form: .stored).loss(TokenBatch(examples)).reduce(0) { $0 + $1.loss }
+        try base.model(weights, for: FederationPlan()).loss(TokenBatch(examples)).reduce(0) { $0 + $1.loss }
     }
 
     /// Everything of an adapter in one digest.

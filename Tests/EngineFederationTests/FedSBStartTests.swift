@@ -64,7 +64,7 @@ import Training
             generator: SeededGenerator(seed: plan.seed, purpose: "start examples", client: client))
         #expect(examples.count == 6)
         let targets = try plan.targets(among: bench.maps)
-        let model = try bench.base.model(EngineBase.noAdapter, form: .stored)
+        let model = try bench.base.model(EngineBase.noAdapter, for: FederationPlan())
         var gradients: [String: [Float]] = [:]
         for first in stride(from: 0, to: examples.count, by: plan.batchSize) {
             try model.denseGradient(
@@ -120,7 +120,7 @@ import Training
             let factors = try Factors(weights, map, rank: rank)
             #expect(factors.distanceFromOrthonormal(map, rank: rank) < 1e-5, "\(map.name), seed \(bench.seed)")
             // B^T W A^T is the diagonal of W's largest singular values.
-            let model = try bench.base.model(EngineBase.noAdapter, form: .stored).model
+            let model = try bench.base.model(EngineBase.noAdapter, for: FederationPlan()).model
             let base = try #require(model.weight(of: map.name)).decoded().map(Double.init)
             let values = try svd(base, rows: map.outputs, columns: map.inputs).s
             let inner = Matrices.product(

@@ -143,7 +143,7 @@ struct DemoCommand: ParsableCommand {
             func write(_ weights: AdapterWeights) throws -> String {
                 let prompt = try base.text.prompt(question, asMessage: false)
                 let written = try Generation.generate(
-                    model: try base.model(weights, form: plan.quantize), prompt: prompt, maximumTokens: 16,
+                    model: try base.model(weights, for: plan), prompt: prompt, maximumTokens: 16,
                     endTokens: base.text.endTokens, generator: SeededGenerator(seed: seed, purpose: "generation"))
                 let text = base.text.tokenizer.decode(written.tokens, skipSpecialTokens: true)
                 return text.split(separator: "\n").first.map(String.init) ?? ""
