@@ -62,7 +62,11 @@ extension Federation {
     /// The answer to a commit whose bytes need not be looked at, or nil.
     mutating func screen(_ commit: Commit, from name: String) -> Decision? {
         let key = ContributionKey(round: commit.round, digest: commit.digest)
-        if commit.kind == .update, contributions[name]?.digest == commit.digest || lastClosed[name]?.digest == commit.digest {
+        // Two rounds can bring the same bytes, as an update of zeros does: the round is part of what a contribution is.
+        let known = [contributions[name], lastClosed[name]].contains {
+            $0?.digest == commit.digest && $0?.round == Int(commit.round)
+        }
+        if commit.kind == .update, known {
             return Decision(.committed(Committed(status: status(of: key, from: name), missing: [])))
         }
         if commit.kind == .start, adapter != nil {
