@@ -134,9 +134,11 @@ public struct FederatedClient {
         }
     }
 
-    /// Tells the coordinator not to wait; errors are of no interest any more.
+    /// Tells the coordinator not to wait; errors are of no interest any more. Under differential privacy it does not tell why:
+    /// a sentence about a spent budget would tell how much data there is.
     public mutating func leave(reason: String) {
         guard let joined else { return }
+        let reason = joined.plan.privacy == .none ? reason : ""
         _ = try? channel.request(.leave(Leave(session: joined.session, reason: reason)), bulk: false)
     }
 
