@@ -124,7 +124,7 @@ let package = Package(
             "FederationTests",
             [
                 "Primitives", "Adapters", "Checkpoints", "Plan", "UpdateCodec", "Wire", "CoordinatorCore", "CoordinatorStore",
-                "ClientCore", "Simulation",
+                "ClientCore", "Simulation", "Privacy", "Aggregation",
             ]),
         tests("PrivacyTests", ["Primitives", "CCryptography", "CKernels", "Privacy"]),
         tests("PrimitivesTests", ["Primitives", "CCryptography", "Adapters", "Plan", "Checkpoints"]),

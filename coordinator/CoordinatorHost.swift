@@ -55,17 +55,7 @@ final class CoordinatorHost: @unchecked Sendable {
     ///
     /// - Throws: what the store or an output threw; `Failure(.interrupted)` that says what was kept
     func run() throws(Failure) {
-        if let attempt = service.federation.attempt {
-            log(
-                RunEvent(
-                    "resumed",
-                    "round \(attempt.round) goes on: \(service.federation.contributions.count) of \(attempt.selected.count) contributions are stored",
-                    [
-                        .init("round", .integer(attempt.round)), .init("attempt", .integer(attempt.attempt)),
-                        .init("contributions", .array(service.federation.contributions.keys.sorted().map(JSONValue.string))),
-                        .init("missing", .array(service.federation.missing.map(JSONValue.string))),
-                    ]))
-        }
+        if let event = RunEvent(resuming: service.federation) { log(event) }
         if service.federation.phase == .finished {
             logger.info(
                 "the run was finished before; clients that ask within \(Readable.duration(seconds: Self.farewellSeconds)) are told"
@@ -148,7 +138,8 @@ final class CoordinatorHost: @unchecked Sendable {
 
     private func interruption() -> Failure {
         let federation = service.federation
-        let kept = federation.contributions.keys.sorted()
+        // Whom a private round has is told to nobody.
+        let kept = federation.plan.privacy == .client ? [] : federation.contributions.keys.sorted()
         if federation.attempt == nil, federation.records.isEmpty {
             return Failure(
                 .interrupted, "stopped before the first round: who has joined is kept; the same command goes on from there")
@@ -157,7 +148,10 @@ final class CoordinatorHost: @unchecked Sendable {
             federation.attempt.map { "in round \($0.round) of \(federation.plan.rounds)" }
             ?? "after round \(federation.records.count) of \(federation.plan.rounds)"
         let contributions =
-            kept.isEmpty ? "all closed rounds" : "all closed rounds and the contributions of \(kept.joined(separator: ", "))"
+            federation.plan.privacy == .client
+            ? "all closed rounds and what came for the open one"
+            : kept.isEmpty
+                ? "all closed rounds" : "all closed rounds and the contributions of \(kept.joined(separator: ", "))"
         return Failure(.interrupted, "stopped \(place): \(contributions) are kept; the same command goes on from there")
     }
 

@@ -27,6 +27,10 @@ extension RunEvent {
             let budget = plan.epsilon.map { " of \($0)" } ?? ""
             parts.append("epsilon \(Readable.decimal(epsilon, 3))\(budget) at delta \(plan.delta)")
         }
+        // How much travelled tells how many took part.
+        if plan.privacy != .client {
+            parts.append("up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink))")
+        }
         return parts.map { $0 + ", " }.joined()
     }
 
@@ -74,10 +78,10 @@ extension RunEvent {
                     .init("missing", .array(missing.map(JSONValue.string))),
                 ])
         case .closeRound(let record):
-            let line = RunFolder.line(record, StoredFederation(runID: federation.runID, plan: federation.plan, noise: nil))
+            let line = RunFolder.line(record, federation.summary)
             self.init(
                 "closed",
-                "round \(record.round) closed: \(Self.outcome(record, federation.plan))up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink)), \(Readable.duration(seconds: record.seconds))",
+                "round \(record.round) closed: \(Self.outcome(record, federation.plan))\(Readable.duration(seconds: record.seconds))",
                 line.members ?? [])
         case .evaluation(let record):
             let loss = record.lossSum / Double(max(1, record.targetTokens))
@@ -98,6 +102,23 @@ extension RunEvent {
         }
     }
 
+    /// That an open round goes on in a new process; nil if none is open.
+    init?(resuming federation: Federation) {
+        guard let attempt = federation.attempt else { return nil }
+        let isSecret = federation.plan.privacy == .client
+        let stored = federation.contributions.keys.sorted()
+        let what =
+            isSecret
+            ? "what came for it is stored" : "\(stored.count) of \(attempt.selected.count) contributions are stored"
+        self.init(
+            "resumed", "round \(attempt.round) goes on: \(what)",
+            [
+                .init("round", .integer(attempt.round)), .init("attempt", .integer(attempt.attempt)),
+                .init("contributions", isSecret ? .null : .array(stored.map(JSONValue.string))),
+                .init("missing", isSecret ? .null : .array(federation.missing.map(JSONValue.string))),
+            ])
+    }
+
     /// What the run waits for, or nil if it does not wait or its waiting was said otherwise.
     init?(waitingIn federation: Federation, at now: Duration) {
         let reason: String
@@ -111,7 +132,9 @@ extension RunEvent {
             reason =
                 left > 0
                 ? "\(missing) in round \(federation.currentRound) (\(Readable.duration(seconds: left)) to the deadline)"
-                : "\(missing) in round \(federation.currentRound): past the deadline with \(federation.contributions.count) of the \(federation.quorum) contributions that close it"
+                : federation.plan.privacy == .client
+                    ? "\(missing) in round \(federation.currentRound): past the deadline"
+                    : "\(missing) in round \(federation.currentRound): past the deadline with \(federation.contributions.count) of the \(federation.quorum) contributions that close it"
         case .finalEvaluation:
             let done = federation.evaluations[federation.lastRound] ?? [:]
             let missing = federation.members.values.filter { $0.hasEvaluationData && done[$0.name] == nil }.map(\.name).sorted()

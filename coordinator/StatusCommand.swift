@@ -58,7 +58,9 @@ struct RunStatus {
         if let open {
             return "round \(open.round) of \(plan.rounds)" + (open.attempt > 1 ? ", attempt \(open.attempt)" : "")
         }
-        if federation.records.count == plan.roundsWithinBudget { return "the last evaluation, after round \(plan.rounds)" }
+        if federation.records.count == plan.roundsWithinBudget {
+            return "the last evaluation, after round \(federation.records.count)"
+        }
         return "before round \(federation.records.count + 1) of \(plan.rounds)"
     }
 
@@ -96,8 +98,9 @@ struct RunStatus {
                     return [
                         "\(record.round)", isSecret ? "-" : "\(record.participants.count)",
                         record.trainLoss.map { Readable.decimal($0, 4) } ?? "-",
-                        evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", Readable.bytes(record.traffic.uplink),
-                        Readable.bytes(record.traffic.downlink), Readable.decimal(record.seconds, 1),
+                        evaluation.loss.map { Readable.decimal($0, 4) } ?? "-",
+                        isSecret ? "-" : Readable.bytes(record.traffic.uplink),
+                        isSecret ? "-" : Readable.bytes(record.traffic.downlink), Readable.decimal(record.seconds, 1),
                     ]
                 })
         }

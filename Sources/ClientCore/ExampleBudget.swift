@@ -15,7 +15,7 @@ struct ExampleBudget: Sendable {
     /// Whether all rounds of the plan fit into every limit, each once: then nothing needs to be computed in between.
     private let allFit: Bool
 
-    /// - Throws: `Failure(.refused)` if not even one more round fits into what the owner allows.
+    /// - Throws: `Failure(.refused)` if not even a first round fits into what the owner allows.
     init(
         plan: FederationPlan, run: String, client: String, examples: Int, policy: ClientPrivacy, storage: any ClientStorage
     ) throws(Failure) {
@@ -34,7 +34,9 @@ struct ExampleBudget: Sendable {
         allFit = limits.allSatisfy { limit, charges in
             limit.map { PrivacyAccountant.epsilon(of: charges, delta: plan.delta) <= $0 } ?? true
         }
-        if !allFit { try check(ledger, round: nil) }
+        // Who has taken part already may have a contribution that is paid for and still to be sent: each round is then checked
+        // when it comes.
+        if !allFit, elsewhere.count == ledger.entries.count { try check(ledger, round: nil) }
     }
 
     /// One round's use of the data: the key of its noise, and its line in the ledger.

@@ -134,9 +134,11 @@ public struct FederatedClient {
         }
     }
 
-    /// Tells the coordinator not to wait; errors are of no interest any more.
+    /// Tells the coordinator not to wait; errors are of no interest any more. Under differential privacy it does not tell why:
+    /// a sentence about a spent budget would tell how much data there is.
     public mutating func leave(reason: String) {
         guard let joined else { return }
+        let reason = joined.plan.privacy == .none ? reason : ""
         _ = try? channel.request(.leave(Leave(session: joined.session, reason: reason)), bulk: false)
     }
 
@@ -157,14 +159,13 @@ public struct FederatedClient {
         }
         let budget = fits ? try Refused.wrap { () throws(Failure) in try makeBudget(plan, run: announcement.runID) } : nil
         let secret = try Refused.wrap { () throws(Failure) in try storage.secret() }
-        let tellsCount = plan.privacy == .none || plan.publicCounts
         let reply = try exchange(
             .hello(
                 Hello(
                     softwareVersion: Version.current, name: identity.name, secret: secret,
                     baseDigest: identity.baseDigest, tokenizerDigest: identity.tokenizerDigest,
                     maximumRank: identity.maximumRank.map { UInt32(clamping: $0) },
-                    exampleCount: tellsCount ? UInt64(work.exampleCount) : nil,
+                    exampleCount: plan.tellsCounts ? UInt64(work.exampleCount) : nil,
                     hasEvaluationData: work.hasEvaluationData && plan.allowsEvaluation, sessionNonce: nonce,
                     kernelPath: identity.kernelPath)))
         guard case .welcome(let welcome) = reply else { throw unexpected(reply, to: "a join") }
@@ -261,7 +262,7 @@ public struct FederatedClient {
             let outgoing = try encode(update, given, residual, round: round, attempt: attempt, joined)
             var contribution = KeptContribution(
                 isStart: false, round: round, attempt: attempt, digest: Digest(of: outgoing.bytes))
-            if plan.privacy == .none || plan.publicCounts { contribution.exampleCount = work.exampleCount }
+            if plan.tellsCounts { contribution.exampleCount = work.exampleCount }
             if plan.privacy == .none {
                 contribution.trainLoss = result.trainLoss
                 contribution.targetTokens = result.targetTokens

@@ -100,11 +100,13 @@ struct Combination {
             change, codec: codec, rounding: SeededGenerator(seed: plan.seed, purpose: "downlink rounding", round: round))
         let decoded = try decode(bytes, layout: global.layout, of: "the round's change", codec: codec)
         let state = encodedBlob(global.adding(decoded), kind: .state, rank: stored.rank)
-        let residual = encodedBlob(
-            ErrorFeedback.residual(corrected: change, decoded: decoded), kind: .residual, rank: stored.rank)
+        let left = ErrorFeedback.residual(corrected: change, decoded: decoded)
         let delta = StoredBlob(digest: Digest(of: bytes), byteCount: bytes.count, kind: .delta, rank: stored.rank)
         var next = GlobalAdapter(round: round, blobs: [state.0] + others)
         next.delta = StateDelta(from: stored.digest, digest: delta.digest, byteCount: UInt64(delta.byteCount))
+        // A remainder of zeros is none: as a blob it could not be told from a state of zeros, which is never discarded.
+        guard left.values.contains(where: { $0 != 0 }) else { return (next, [state, (delta, bytes)]) }
+        let residual = encodedBlob(left, kind: .residual, rank: stored.rank)
         next.residual = residual.0
         return (next, [state, residual, (delta, bytes)])
     }

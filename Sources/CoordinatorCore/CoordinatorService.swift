@@ -83,6 +83,8 @@ public final class CoordinatorService {
         federation.count(reply.count, as: decision.replyTraffic)
         try keep(decision.changes)
         if decision.combine { try combine(at: now) }
+        // Whoever asks after the end is counted too.
+        try keep(federation.foldTraffic())
         return reply
     }
 

@@ -46,7 +46,7 @@ extension Federation {
                 .rankTooSmall,
                 "--max-rank \(maximumRank ?? 0) is below this run's smallest rank \(plan.ranks.min() ?? 0): raise --max-rank")
         }
-        let exampleCount = hello.exampleCount.map { Int(clamping: $0) }
+        let exampleCount = plan.tellsCounts ? hello.exampleCount.map { Int(clamping: $0) } : nil
         guard exampleCount != 0 else {
             return Self.refusal(.noExamples, "client \(hello.name) has no usable training example")
         }
@@ -57,7 +57,7 @@ extension Federation {
         }
         let member = Member(
             name: hello.name, secretHash: secretHash, rank: rank, exampleCount: exampleCount,
-            hasEvaluationData: hello.hasEvaluationData)
+            hasEvaluationData: hello.hasEvaluationData && plan.allowsEvaluation)
         return admit(member, hello, at: now, session: session, isNew: true)
     }
 
@@ -65,7 +65,7 @@ extension Federation {
         _ known: Member, _ hello: Hello, at now: Duration, session: UInt64, isNew: Bool
     ) -> Decision {
         var member = known
-        member.hasEvaluationData = hello.hasEvaluationData
+        member.hasEvaluationData = hello.hasEvaluationData && plan.allowsEvaluation
         for (old, name) in sessions where name == member.name { sessions[old] = nil }
         sessions[session] = member.name
         lastSeen[member.name] = now

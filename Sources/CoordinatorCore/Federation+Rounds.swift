@@ -155,14 +155,18 @@ extension Federation {
         return changes
     }
 
-    /// Folds what travelled after the last round into its record, and ends the run.
     private mutating func finish() -> [StoreChange] {
-        guard var last = records.popLast() else { return [] }
+        phase = .finished
+        return foldTraffic() + [.finished]
+    }
+
+    /// Once the run is finished, what travelled after its last round counts in that round's record.
+    mutating func foldTraffic() -> [StoreChange] {
+        guard phase == .finished, traffic != Traffic(), var last = records.popLast() else { return [] }
         last.traffic = last.traffic + traffic
         traffic = Traffic()
         records.append(last)
-        phase = .finished
-        return [.updateRecord(last), .traffic(traffic), .finished]
+        return [.updateRecord(last)]
     }
 
     /// Whether every client that is still there knows that the run is over.

@@ -62,7 +62,11 @@ extension Federation {
     /// The answer to a commit whose bytes need not be looked at, or nil.
     mutating func screen(_ commit: Commit, from name: String) -> Decision? {
         let key = ContributionKey(round: commit.round, digest: commit.digest)
-        if commit.kind == .update, contributions[name]?.digest == commit.digest || lastClosed[name]?.digest == commit.digest {
+        // Two rounds can bring the same bytes, as an update of zeros does: the round is part of what a contribution is.
+        let known = [contributions[name], lastClosed[name]].contains {
+            $0?.digest == commit.digest && $0?.round == Int(commit.round)
+        }
+        if commit.kind == .update, known {
             return Decision(.committed(Committed(status: status(of: key, from: name), missing: [])))
         }
         if commit.kind == .start, adapter != nil {
@@ -81,11 +85,14 @@ extension Federation {
 
     /// Stores a contribution whose bytes were checked.
     mutating func accept(_ commit: Commit, bytes: [UInt8], from name: String) -> Decision {
+        // What a plan keeps private is not kept here either, whatever a client sends.
+        let training = plan.privacy == .none ? commit.training : nil
+        let exampleCount = plan.tellsCounts ? commit.exampleCount : nil
         let record = ContributionRecord(
             round: Int(commit.round), attempt: Int(commit.attempt), client: name, digest: commit.digest,
-            exampleCount: commit.exampleCount.map { min(Int(clamping: $0), members[name]?.exampleCount ?? 1) },
-            trainLoss: commit.training?.trainLoss, targetTokens: commit.training.map { Int(clamping: $0.targetTokens) },
-            trainSeconds: commit.training.map { Double($0.trainSeconds) }, counted: nil)
+            exampleCount: exampleCount.map { min(Int(clamping: $0), members[name]?.exampleCount ?? 1) },
+            trainLoss: training?.trainLoss, targetTokens: training.map { Int(clamping: $0.targetTokens) },
+            trainSeconds: training.map { Double($0.trainSeconds) }, counted: nil)
         contributions[name] = record
         traffic.uplinkValues += members[name].flatMap { try? layout(of: .update, rank: $0.rank).parameterCount } ?? 0
         var decision = Decision(.committed(Committed(status: .pending, missing: [])))

@@ -119,6 +119,13 @@ public struct Federation: Sendable {
     /// Whether differential privacy's noise follows from a number that was given for tests.
     public var hasUnsafeNoise: Bool { noise?.isSeeded == true }
 
+    /// The run as its results name it: plan and truncations, without members, contributions and evaluations.
+    public var summary: StoredFederation {
+        var summary = StoredFederation(runID: runID, plan: plan, noise: noise)
+        summary.adapters = adapter.map { [$0] } ?? []
+        return summary
+    }
+
     /// Round of the open attempt, or of the next one.
     public var currentRound: Int { attempt?.round ?? (records.last?.round ?? 0) + 1 }
 

@@ -196,6 +196,12 @@ public struct CoordinatorNoise: Codable, Equatable, Sendable {
     }
 }
 
+extension CoordinatorNoise: CustomStringConvertible, CustomReflectable {
+    /// Shows nothing of the key, wherever a state is written into a log.
+    public var description: String { isSeeded ? "CoordinatorNoise(seeded)" : "CoordinatorNoise(secret)" }
+    public var customMirror: Mirror { Mirror(self, children: EmptyCollection<Mirror.Child>()) }
+}
+
 /// Everything that a coordinator needs to go on where it was, but for the blobs' bytes.
 public struct StoredFederation: Equatable, Sendable {
     public var runID: String

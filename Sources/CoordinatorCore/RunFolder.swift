@@ -88,15 +88,20 @@ public struct RunFolder: Sendable {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
         let plan = stored.plan
         let traffic = record.traffic
-        // Under client-level privacy, who was drawn is part of the secret.
-        let participants =
-            plan.privacy == .client ? JSONValue.null : .array(record.participants.map(JSONValue.string))
+        // Under client-level privacy who was drawn is part of the secret, and so is what tells how many: the bytes that
+        // travelled, which also depend on the updates as they were before the noise.
+        let isSecret = plan.privacy == .client
+        let participants = isSecret ? JSONValue.null : .array(record.participants.map(JSONValue.string))
+        func bytes(_ count: Int) -> JSONValue { isSecret ? .null : .integer(count) }
+        func ratio(_ values: Int, _ bytesEach: Int, _ bytes: Int) -> JSONValue {
+            isSecret ? .null : Self.ratio(values, bytesEach, bytes)
+        }
         var members: [JSONValue.Member] = [
             .init("round", .integer(record.round)), .init("participants", participants),
             .init("train_loss", .optional(record.trainLoss)), .init("eval_loss", .optional(evaluation.loss)),
             .init("eval_exact_match", .optional(evaluation.exactMatch)),
-            .init("uplink_bytes", .integer(traffic.uplink)), .init("downlink_bytes", .integer(traffic.downlink)),
-            .init("one_time_bytes", .integer(traffic.oneTime)), .init("control_bytes", .integer(traffic.control)),
+            .init("uplink_bytes", bytes(traffic.uplink)), .init("downlink_bytes", bytes(traffic.downlink)),
+            .init("one_time_bytes", bytes(traffic.oneTime)), .init("control_bytes", bytes(traffic.control)),
             .init("uplink_ratio_bf16", ratio(traffic.uplinkValues, 2, traffic.uplink)),
             .init("uplink_ratio_f32", ratio(traffic.uplinkValues, 4, traffic.uplink)),
             .init("downlink_ratio_bf16", ratio(traffic.downlinkValues, 2, traffic.downlink)),

@@ -7,6 +7,9 @@ extension FederationPlan {
     /// Whether results on evaluation data may be told.
     public var allowsEvaluation: Bool { privacy == .none || publicEvaluation }
 
+    /// Whether clients tell how many examples they have.
+    public var tellsCounts: Bool { privacy == .none || publicCounts }
+
     // MARK: - Example level: each client for its own data
 
     /// The probability with which an example of a client that has so many takes part in a step.
@@ -83,6 +86,12 @@ extension FederationPlan {
                 samplingRate: clientSamplingRate, steps: rounds, epsilon: epsilon, delta: delta)
         }
         _ = try clipAdaptation()
+        guard let whole = clientEpsilon(afterRounds: rounds), whole.isFinite else {
+            throw Failure(
+                .usage,
+                "noise-multiplier \(noiseMultiplier ?? 0) gives no privacy that could be stated in a number: raise --noise-multiplier"
+            )
+        }
         if roundsWithinBudget == 0, let epsilon, let cost = clientEpsilon(afterRounds: 1) {
             throw Failure(
                 .usage,

@@ -122,8 +122,9 @@ extension FederationPlan {
             for (name, isSet) in [
                 ("epsilon", epsilon != nil), ("noise-multiplier", noiseMultiplier != nil), ("clip", clip != standard.clip),
                 ("delta", delta != standard.delta), ("client-sampling-rate", clientSamplingRate != 1),
-                ("clip-quantile", clipQuantile != nil), ("clip-count-noise", clipCountNoise != nil),
-                ("public-counts", publicCounts), ("public-evaluation", publicEvaluation),
+                ("clip-quantile", clipQuantile != nil), ("clip-learning-rate", clipLearningRate != standard.clipLearningRate),
+                ("clip-count-noise", clipCountNoise != nil), ("public-counts", publicCounts),
+                ("public-evaluation", publicEvaluation),
             ] {
                 try require(!isSet, "\(name) means nothing without differential privacy: add --dp example or --dp client")
             }
@@ -158,6 +159,7 @@ extension FederationPlan {
             )
             for (name, isSet) in [
                 ("client-sampling-rate", clientSamplingRate != 1), ("clip-quantile", clipQuantile != nil),
+                ("clip-learning-rate", clipLearningRate != standard.clipLearningRate),
                 ("clip-count-noise", clipCountNoise != nil),
             ] {
                 try require(!isSet, "\(name) belongs to dp client and means nothing to dp example: leave it out")
@@ -186,8 +188,16 @@ extension FederationPlan {
                 try require(
                     clipLearningRate.isFinite && clipLearningRate > 0,
                     "clip-learning-rate is \(clipLearningRate): it is a positive number")
+                if let clipCountNoise {
+                    try require(
+                        clipCountNoise.isFinite && clipCountNoise > 0,
+                        "clip-count-noise is \(clipCountNoise): it is a positive number")
+                }
             } else {
                 try require(clipCountNoise == nil, "clip-count-noise means nothing without --clip-quantile: leave it out")
+                try require(
+                    clipLearningRate == standard.clipLearningRate,
+                    "clip-learning-rate means nothing without --clip-quantile: leave it out")
             }
         }
     }

@@ -75,7 +75,9 @@ enum Scenario {
         return plan
     }
 
-    static func federation(_ plan: FederationPlan, store: any FederationStore) throws -> SimulatedFederation {
+    static func federation(
+        _ plan: FederationPlan, store: any FederationStore, folder: String? = nil, unsafeSeed: UInt64? = nil
+    ) throws -> SimulatedFederation {
         try plan.validate(maps: maps)
         let count = plan.minimumClients
         let clients: [(name: String, maximumRank: Int?)] = (0..<count).map { index in
@@ -83,7 +85,9 @@ enum Scenario {
         }
         return try SimulatedFederation(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: nil), runID: "test",
-            clients: clients, kernelPath: "scripted", stopwatch: { .zero }
+            clients: clients, kernelPath: "scripted",
+            folder: { name in try folder.map { try ClientFolder(path: $0 + "/" + name) } }, unsafeSeed: unsafeSeed,
+            stopwatch: { .zero }
         ) { name, index in
             ScriptedWork(
                 name: name, exampleCount: exampleCounts[index % exampleCounts.count], hasEvaluationData: index == 0)
@@ -91,8 +95,12 @@ enum Scenario {
     }
 
     /// Runs to the end and returns the last global adapter's digest.
-    static func run(_ plan: FederationPlan, store: any FederationStore) throws -> Digest {
-        let federation = try federation(plan, store: store)
+    ///
+    /// - Parameter folder: where clients keep what must outlive a kill; nil keeps it in memory
+    static func run(
+        _ plan: FederationPlan, store: any FederationStore, folder: String? = nil, unsafeSeed: UInt64? = nil
+    ) throws -> Digest {
+        let federation = try federation(plan, store: store, folder: folder, unsafeSeed: unsafeSeed)
         try federation.run { _, _ in }
         return try digest(federation.service.weights(afterRound: nil))
     }

@@ -236,12 +236,14 @@ enum RoundTable {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
         func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
         let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
+        let isSecret = stored.plan.privacy == .client
         return [
             pad("\(record.round)", 5),
-            pad(stored.plan.privacy == .client ? "-" : "\(record.participants.count)", 9),
+            pad(isSecret ? "-" : "\(record.participants.count)", 9),
             pad(record.trainLoss.map { Readable.decimal($0, 4) } ?? "-", 12),
             pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
-            pad(match, 13), pad(Readable.bytes(record.traffic.uplink), 10), pad(Readable.bytes(record.traffic.downlink), 10),
+            pad(match, 13), pad(isSecret ? "-" : Readable.bytes(record.traffic.uplink), 10),
+            pad(isSecret ? "-" : Readable.bytes(record.traffic.downlink), 10),
             pad(Readable.decimal(record.seconds, 1), 10),
             record.epsilon.map { pad(Readable.decimal($0, 3), 10) } ?? "",
         ].joined()
