@@ -81,10 +81,9 @@ public final class CoordinatorService {
         let reply = decision.reply.encoded()
         federation.count(bytes.count, as: decision.requestTraffic)
         federation.count(reply.count, as: decision.replyTraffic)
-        try keep(decision.changes)
+        // The message that ends a run is counted in its record, and so is whoever asks after that.
+        try keep(decision.changes + federation.foldTraffic())
         if decision.combine { try combine(at: now) }
-        // Whoever asks after the end is counted too.
-        try keep(federation.foldTraffic())
         return reply
     }
 

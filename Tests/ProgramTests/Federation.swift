@@ -10,6 +10,11 @@ final class Federation {
     let plan: [String]
     /// `--max-rank` of each client, or nil.
     let maximumRanks: [Int?]
+    /// `--unsafe-dp-seed` where the coordinator or the clients make the noise; a simulation takes it in either case.
+    let coordinatorSeed: [String]
+    let clientSeed: [String]
+    /// What clients dial in place of the coordinator's address.
+    var dialed: String?
     /// Where the coordinator listens, once it has started.
     private(set) var address = "tcp://127.0.0.1:0"
     var coordinator: ProgramProcess?
@@ -17,8 +22,12 @@ final class Federation {
     static let names = ["client-000", "client-001", "client-002"]
 
     /// - Parameter plan: flags of the plan
-    init(_ plan: [String], maximumRanks: [Int?] = [nil, nil, nil]) throws {
+    init(
+        _ plan: [String], maximumRanks: [Int?] = [nil, nil, nil], coordinatorSeed: [String] = [], clientSeed: [String] = []
+    ) throws {
         self.plan = plan
+        self.coordinatorSeed = coordinatorSeed
+        self.clientSeed = clientSeed
         self.maximumRanks = maximumRanks
         try TinyBase.write(to: model)
         try Data(TinyBase.records(36).utf8).write(to: URL(filePath: folder.file("all.jsonl")))
@@ -37,7 +46,7 @@ final class Federation {
                 "simulate", "--model", model, "--data", folder.file("all.jsonl"), "--clients", "3", "--write-partitions",
                 folder.file("parts"), "--eval-data", folder.file("held-out.jsonl"), "--output", folder.file("simulated"),
                 "--json",
-            ] + plan, in: folder)
+            ] + plan + coordinatorSeed + clientSeed, in: folder)
         guard finished.status == 0 else {
             throw ProgramFailure(description: "simulate ended with \(finished.status): \(finished.errors)")
         }
@@ -61,7 +70,9 @@ final class Federation {
     @discardableResult func startCoordinator(_ more: [String] = []) throws -> ProgramProcess {
         let process = try ProgramProcess(
             "tributary-coordinator",
-            ["start", "--model", model, "--output", output, "--listen", address, "--min-clients", "3", "--json"] + plan + more,
+            ["start", "--model", model, "--output", output, "--listen", address, "--min-clients", "3", "--json"] + plan
+                + coordinatorSeed
+                + more,
             in: folder, name: "coordinator")
         coordinator = process
         let listening = try process.event("listening")
@@ -72,12 +83,18 @@ final class Federation {
     func join(_ index: Int, state: String? = nil, _ more: [String] = []) throws -> ProgramProcess {
         let name = Self.names[index]
         var arguments = [
-            "join", address, "--name", name, "--model", model, "--data", folder.file("parts/\(name).jsonl"), "--state",
+            "join", dialed ?? address, "--name", name, "--model", model, "--data", folder.file("parts/\(name).jsonl"), "--state",
             folder.file(state ?? "state-\(name)"), "--json",
         ]
         if let rank = maximumRanks[index] { arguments += ["--max-rank", "\(rank)"] }
         if index == 0 { arguments += ["--eval-data", folder.file("held-out.jsonl")] }
-        return try ProgramProcess("tributary-client", arguments + more, in: folder, name: name)
+        return try ProgramProcess("tributary-client", arguments + clientSeed + more, in: folder, name: name)
+    }
+
+    /// The lines of a run's metrics.
+    func metrics(in run: String) throws -> [JSONValue] {
+        try String(decoding: Data(contentsOf: URL(filePath: run + "/metrics.jsonl")), as: UTF8.self)
+            .split(separator: "\n").map { try JSONValue(parsing: $0.utf8) }
     }
 
     /// Waits for the end of the run and expects success everywhere; returns the exported adapter's bytes.

@@ -169,22 +169,3 @@ import Wire
         #expect(status.status == ExitStatus.missingInput.rawValue)
     }
 }
-
-/// A thread that can be joined.
-private final class Thread {
-    private var thread = pthread_t()
-    init(_ body: @escaping @Sendable () -> Void) {
-        let box = Unmanaged.passRetained(Box(body))
-        pthread_create(
-            &thread, nil,
-            { pointer in
-                if let pointer { Unmanaged<Box>.fromOpaque(pointer).takeRetainedValue().body() }
-                return nil
-            }, box.toOpaque())
-    }
-    func join() { pthread_join(thread, nil) }
-    private final class Box: Sendable {
-        let body: @Sendable () -> Void
-        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
-    }
-}
