@@ -166,7 +166,9 @@ let package = Package(
 // which are listed here: the rest of the package does not exist then.
 if Context.environment["TRIBUTARY_FUZZ"] != nil {
     let fuzzer = Target.executableTarget(
-        name: "tributary-fuzz", dependencies: ["Primitives", "Adapters", "UpdateCodec"], path: "Fuzz", swiftSettings: strict)
+        name: "tributary-fuzz",
+        dependencies: ["Primitives", "Adapters", "UpdateCodec", "Wire", "Checkpoints", "Tokenizers", "Datasets"], path: "Fuzz",
+        swiftSettings: strict)
     var needed: [Target] = [fuzzer]
     var index = 0
     while index < needed.count {
