@@ -64,6 +64,35 @@ import Testing
         }
     }
 
+    /// What `--compute bfloat16` promises, where the processor has the instructions; elsewhere that it is refused.
+    @Test(arguments: [(StrategyName.fedit, PrivacyName.none), (.ffaLoRA, .example), (.fedSB, .none)])
+    func bfloat16GivesItsOwnBitsOnAnyNumberOfThreads(strategy: StrategyName, privacy: PrivacyName) throws {
+        let bench = try EngineBench()
+        var plan = plan(bench, strategy)
+        if privacy == .example {
+            (plan.privacy, plan.noiseMultiplier, plan.gradientClip, plan.weighting) = (.example, 1, 0, .uniform)
+            plan.publicEvaluation = true
+        }
+        let exact = try outcome(bench, plan)
+        plan.compute = .bfloat16
+        guard ComputeType.bfloat16.isSupported else {
+            let failure = try #require(throws: Failure.self) { _ = try outcome(bench, plan) }
+            #expect(failure.status == .usage && failure.message.contains("AVX512-BF16"))
+            return
+        }
+        let reference = try outcome(bench, plan)
+        #expect(reference.adapter != exact.adapter, "seed \(bench.seed)")
+        if privacy == .none {
+            for (loss, other) in zip(reference.evaluations, exact.evaluations) {
+                #expect(abs(loss - other) < 0.02 * abs(other), "seed \(bench.seed)")
+            }
+            for threads in [1, 2] {
+                let limited = try Parallel.limited(toThreads: threads) { try outcome(try EngineBench(), plan) }
+                #expect(limited == reference, "\(threads) threads, seed \(bench.seed)")
+            }
+        }
+    }
+
     @Test(arguments: StrategyName.allCases)
     func anotherSeedGivesAnotherAdapter(strategy: StrategyName) throws {
         let bench = try EngineBench()

@@ -14,10 +14,11 @@ private struct Variant: Sendable, CustomStringConvertible {
     var method: AdapterMethod
     var correction: Int? = nil
     var form = WeightForm.stored
+    var compute = ComputeChoice.float32
     var description: String { "\(model.architecture.rawValue) \(method.rawValue) correction \(correction ?? 0) \(form.rawValue)" }
 
     func make() throws -> AdaptedModel {
-        let model = try model.load(form)
+        let model = try model.load(form, compute: compute)
         let specification = try AdapterSpecification(
             method: method, maps: model.linearMaps, rank: 3, alpha: 5, rankStabilized: false)
         return try AdaptedModel(model: model, weights: randomWeights(specification, correctionRank: correction))
@@ -92,6 +93,24 @@ private func norm(_ values: some Collection<Float>) -> Double {
         #expect(try Parallel.limited(toThreads: 1) { try run() } == several)
         model.activationMemoryLimit = 0
         #expect(try run() == several)
+    }
+
+    @Test(arguments: variants)
+    private func `in bfloat16 each row is near its float32 one`(variant: Variant) throws {
+        guard ComputeType.bfloat16.isSupported else { return }
+        var rounded = variant
+        rounded.compute = .bfloat16
+        let batch = variant.model.batch([9, 2, 70, 33, 1, 0])
+        let exact = try perExample(try variant.make(), batch)
+        let near = try perExample(try rounded.make(), batch)
+        for (row, other) in zip(near.gradients, exact.gradients) {
+            #expect(row.allSatisfy { $0.isFinite })
+            // A short sequence's gradient is a sum of few terms that partly cancel.
+            #expect(norm(zip(row, other).map { $0 - $1 }) <= 0.15 * norm(other))
+        }
+        let (all, others) = (near.gradients.flatMap { $0 }, exact.gradients.flatMap { $0 })
+        #expect(norm(zip(all, others).map { $0 - $1 }) <= 5e-2 * norm(others))
+        for (loss, other) in zip(near.losses, exact.losses) { #expect(abs(loss - other) <= 1e-2 * max(1, abs(other))) }
     }
 
     @Test func `without a target every gradient is zero, and a wrong token is refused`() throws {
