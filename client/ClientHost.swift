@@ -13,6 +13,8 @@ final class ClientHost {
     private let storage: ClientFolder
     private let logger: Logger
     private let json: Bool
+    /// Whether noise follows from a number that was given for tests.
+    private let isUnsafe: Bool
     private var waiting = ""
     private var runID: String?
 
@@ -25,6 +27,7 @@ final class ClientHost {
             identity: identity, channel: channel, storage: storage,
             work: work, nonce: generator.next(), privacy: privacy)
         self.storage = storage
+        isUnsafe = privacy.unsafeSeed != nil
         self.logger = logger
         self.json = json
     }
@@ -90,7 +93,7 @@ final class ClientHost {
                     .init("run", .string(run)), .init("strategy", .string(plan.strategy.rawValue)), .init("rank", .integer(rank)),
                     .init("rounds", .integer(plan.rounds)), .init("compress", .string(plan.compress.description)),
                     .init("dp", .string(plan.privacy.rawValue)),
-                ])
+                ] + (isUnsafe ? [.init("privacy_guarantee", .string("none: the noise follows from --unsafe-dp-seed"))] : []))
         case .contributed(let round, let trainLoss, let seconds, let bytes, let status):
             let outcome = status == .dropped ? ", which came too late" : ""
             let training =

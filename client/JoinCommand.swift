@@ -44,9 +44,11 @@ struct JoinCommand: ParsableCommand {
     var giveUpAfter: Double?
     @Option(
         help: ArgumentHelp(
-            "The most privacy (epsilon, at the plan's delta) that this data may ever spend, over all runs with this --state.",
+            "The most privacy (epsilon, at --max-delta) that this data may ever spend, over all runs with this --state. Runs without dp example are declined.",
             valueName: "epsilon"))
     var maxEpsilon: Double?
+    @Option(help: ArgumentHelp("The delta that --max-epsilon is meant at (default: 0.00001).", valueName: "delta"))
+    var maxDelta: Double?
     @Option(
         help: ArgumentHelp(
             "For tests: noise and sampling under dp example follow from this number, and protect nobody.", valueName: "number"))
@@ -64,6 +66,15 @@ struct JoinCommand: ParsableCommand {
         }
         if let maxEpsilon, !(maxEpsilon.isFinite && maxEpsilon > 0) {
             throw Failure(.usage, "--max-epsilon is \(maxEpsilon): it is a positive number")
+        }
+        if let maxDelta {
+            guard maxDelta > 0, maxDelta < 1 else {
+                throw Failure(
+                    .usage, "--max-delta is \(maxDelta): it is between 0 and 1, and well below 1 over the number of examples")
+            }
+            guard maxEpsilon != nil else {
+                throw Failure(.usage, "--max-delta means nothing without --max-epsilon: give both, or leave it out")
+            }
         }
         if unsafeDpSeed != nil {
             logger.warning("--unsafe-dp-seed: noise can be computed by anybody, and no privacy guarantee holds")
@@ -92,7 +103,8 @@ struct JoinCommand: ParsableCommand {
         }
         let host = ClientHost(
             identity: identity, channel: channel, storage: storage, work: engine,
-            privacy: ClientPrivacy(maximumEpsilon: maxEpsilon, unsafeSeed: unsafeDpSeed), logger: logger, json: json)
+            privacy: ClientPrivacy(maximumEpsilon: maxEpsilon, maximumDelta: maxDelta ?? 1e-5, unsafeSeed: unsafeDpSeed),
+            logger: logger, json: json)
         try host.run()
     }
 }

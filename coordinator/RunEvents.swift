@@ -27,11 +27,12 @@ extension RunEvent {
             let budget = plan.epsilon.map { " of \($0)" } ?? ""
             parts.append("epsilon \(Readable.decimal(epsilon, 3))\(budget) at delta \(plan.delta)")
         }
-        // How much travelled tells how many took part.
+        // How much travelled, and how long it took, tells how many took part.
         if plan.privacy != .client {
             parts.append("up \(Readable.bytes(record.traffic.uplink)), down \(Readable.bytes(record.traffic.downlink))")
+            parts.append(Readable.duration(seconds: record.seconds))
         }
-        return parts.map { $0 + ", " }.joined()
+        return parts.joined(separator: ", ")
     }
 
     /// What a stored change means to a person; nil where it means nothing.
@@ -81,7 +82,7 @@ extension RunEvent {
             let line = RunFolder.line(record, federation.summary)
             self.init(
                 "closed",
-                "round \(record.round) closed: \(Self.outcome(record, federation.plan))\(Readable.duration(seconds: record.seconds))",
+                "round \(record.round) closed: \(Self.outcome(record, federation.plan))",
                 line.members ?? [])
         case .evaluation(let record):
             let loss = record.lossSum / Double(max(1, record.targetTokens))

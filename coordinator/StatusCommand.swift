@@ -100,7 +100,8 @@ struct RunStatus {
                         record.trainLoss.map { Readable.decimal($0, 4) } ?? "-",
                         evaluation.loss.map { Readable.decimal($0, 4) } ?? "-",
                         isSecret ? "-" : Readable.bytes(record.traffic.uplink),
-                        isSecret ? "-" : Readable.bytes(record.traffic.downlink), Readable.decimal(record.seconds, 1),
+                        isSecret ? "-" : Readable.bytes(record.traffic.downlink),
+                        isSecret ? "-" : Readable.decimal(record.seconds, 1),
                     ]
                 })
         }

@@ -44,7 +44,15 @@ public final class ClientFolder: ClientStorage {
     }
 
     public func noiseKey() throws(Failure) -> NoiseKey {
-        if let bytes = try readFile("noise-key"), bytes.count == NoiseKey.byteCount { return NoiseKey(bytes: bytes) }
+        let kept = try readFile("noise-key")
+        if let kept, kept.count == NoiseKey.byteCount { return NoiseKey(bytes: kept) }
+        // Another key would put other noise on data that was paid for once.
+        guard kept == nil, try ledger().entries.isEmpty else {
+            throw Failure(
+                .badData,
+                "the noise key \(path)/noise-key is \(kept == nil ? "missing" : "damaged") and the ledger beside it has entries: restore it from a copy, or start with another --state"
+            )
+        }
         let key = NoiseKey.random()
         try writeFile("noise-key", key.bytes)
         return key
@@ -113,7 +121,8 @@ public final class ClientFolder: ClientStorage {
     }
 
     private func writeFile(_ name: String, _ bytes: [UInt8]) throws(Failure) {
-        try FileWriting.replace(path + "/" + name, with: bytes)
+        // Keys and updates are this user's alone, whoever may read the folder.
+        try FileWriting.replace(path + "/" + name, with: bytes, mode: 0o600)
     }
 
     private func readJSON<T: Decodable>(_ name: String) throws(Failure) -> T? {

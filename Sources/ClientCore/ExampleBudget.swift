@@ -23,6 +23,12 @@ struct ExampleBudget: Sendable {
         self.run = run
         self.client = client
         self.policy = policy
+        if policy.maximumEpsilon != nil, plan.delta > policy.maximumDelta {
+            throw Failure(
+                .refused,
+                "this client declines: the run's delta \(plan.delta) is above --max-delta \(policy.maximumDelta); nothing was sent"
+            )
+        }
         perRound = PrivacyCharge(
             samplingRate: plan.exampleSamplingRate(examples: examples),
             noiseMultiplier: try plan.exampleNoiseMultiplier(examples: examples), steps: plan.localSteps)
@@ -30,9 +36,11 @@ struct ExampleBudget: Sendable {
         let elsewhere = ledger.entries.filter { !$0.id.hasPrefix(run + "/") }.map(\.charge)
         var whole = perRound
         whole.steps = plan.totalSteps
-        let limits = [(plan.epsilon, [whole]), (policy.maximumEpsilon, elsewhere + [whole])]
-        allFit = limits.allSatisfy { limit, charges in
-            limit.map { PrivacyAccountant.epsilon(of: charges, delta: plan.delta) <= $0 } ?? true
+        let limits = [
+            (plan.epsilon, [whole], plan.delta), (policy.maximumEpsilon, elsewhere + [whole], policy.maximumDelta),
+        ]
+        allFit = limits.allSatisfy { limit, charges, delta in
+            limit.map { PrivacyAccountant.epsilon(of: charges, delta: delta) <= $0 } ?? true
         }
         // Who has taken part already may have a contribution that is paid for and still to be sent: each round is then checked
         // when it comes.
@@ -58,8 +66,10 @@ struct ExampleBudget: Sendable {
     func use(round: Int, attempt: Int, context: Digest, storage: any ClientStorage) throws(Failure) -> Use {
         let id = "\(run)/\(round)/\(attempt)/\(context)"
         let ledger = try storage.ledger()
-        let uses = ledger.entries.count { $0.id.hasPrefix(run + "/") }
-        if !ledger.holds(id: id), !allFit || uses >= plan.rounds { try check(ledger, round: round) }
+        let own = ledger.entries.filter { $0.id.hasPrefix(run + "/") }
+        // What was computed at the start holds only while the run's entries are what it assumed.
+        let isAsPlanned = allFit && own.count < plan.rounds && own.allSatisfy { $0.charge == perRound }
+        if !ledger.holds(id: id), !isAsPlanned { try check(ledger, round: round) }
         let key: NoiseKey
         if let seed = policy.unsafeSeed {
             key = .unsafeSeeded(seed, name: client)
@@ -77,11 +87,11 @@ struct ExampleBudget: Sendable {
     private func check(_ ledger: PrivacyLedger, round: Int?) throws(Failure) {
         let what = round.map { "round \($0)" } ?? "one more round"
         if let limit = policy.maximumEpsilon {
-            let after = ledger.epsilon(delta: plan.delta, adding: perRound)
+            let after = ledger.epsilon(delta: policy.maximumDelta, adding: perRound)
             guard after <= limit else {
                 throw Failure(
                     .refused,
-                    "this client declines: \(what) would bring its data to epsilon \(short(after)) at delta \(plan.delta), above --max-epsilon \(limit) (spent so far: \(short(ledger.epsilon(delta: plan.delta)))); nothing was sent"
+                    "this client declines: \(what) would bring its data to epsilon \(short(after)) at delta \(policy.maximumDelta), above --max-epsilon \(limit) (spent so far: \(short(ledger.epsilon(delta: policy.maximumDelta)))); nothing was sent"
                 )
             }
         }

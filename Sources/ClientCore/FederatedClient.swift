@@ -59,11 +59,14 @@ public struct ClientIdentity: Sendable {
 public struct ClientPrivacy: Sendable {
     /// The most that this data's examples may be told apart by, over all runs; nil leaves it to each run's plan.
     public var maximumEpsilon: Double?
+    /// The delta that it is meant at, whatever delta a plan names.
+    public var maximumDelta: Double
     /// Only for tests: noise and sampling follow from this number, so that the guarantee does not hold.
     public var unsafeSeed: UInt64?
 
-    public init(maximumEpsilon: Double? = nil, unsafeSeed: UInt64? = nil) {
+    public init(maximumEpsilon: Double? = nil, maximumDelta: Double = 1e-5, unsafeSeed: UInt64? = nil) {
         self.maximumEpsilon = maximumEpsilon
+        self.maximumDelta = maximumDelta
         self.unsafeSeed = unsafeSeed
     }
 }
@@ -147,6 +150,12 @@ public struct FederatedClient {
     private mutating func join() throws(Refused) -> ClientStep {
         let question = try exchange(.inquire(Inquire(softwareVersion: Version.current)))
         guard case .announcement(let announcement) = question else { throw unexpected(question, to: "what is planned") }
+        // Ledgers name a run's entries by its identifier and a slash.
+        guard !announcement.runID.contains("/") else {
+            throw Refused.failure(
+                Failure(
+                    .protocolError, "the run's identifier \(announcement.runID) holds a slash, which no coordinator gives one"))
+        }
         let plan = try Refused.wrap { () throws(Failure) in try PlanCoding.decode(announcement.plan) }
         // A plan over another base or tokenizer is refused by the coordinator, which says so better than what follows.
         let fits = plan.baseDigest == identity.baseDigest && plan.tokenizerDigest == identity.tokenizerDigest
@@ -185,7 +194,15 @@ public struct FederatedClient {
 
     /// Example-level privacy: what a round costs this client, or why it declines.
     private func makeBudget(_ plan: FederationPlan, run: String) throws(Failure) -> ExampleBudget? {
-        guard plan.privacy == .example else { return nil }
+        guard plan.privacy == .example else {
+            if let limit = privacy.maximumEpsilon {
+                throw Failure(
+                    .refused,
+                    "this client declines: --max-epsilon \(limit) is given, and under the run's dp \(plan.privacy.rawValue) no noise is added on this machine: join a run with dp example, or leave --max-epsilon out; nothing was sent"
+                )
+            }
+            return nil
+        }
         return try ExampleBudget(
             plan: plan, run: run, client: identity.name, examples: work.exampleCount, policy: privacy, storage: storage)
     }
@@ -201,8 +218,13 @@ public struct FederatedClient {
         case .finished(let reason):
             return .finished(reason: reason)
         case .start:
+            // Whatever the coordinator asks: a start from a gradient is computed on the data, and no budget covers it.
+            guard joined.plan.strategy == .fedSB, joined.plan.privacy == .none || joined.plan.start == .xs else {
+                throw unplanned("a start")
+            }
             return .worked(try computeStart(&record, joined))
         case .evaluate(let task):
+            guard joined.plan.allowsEvaluation, work.hasEvaluationData else { throw unplanned("an evaluation") }
             let weights = try weights(
                 joined, round: Int(task.round) + 1, attempt: 1, blobs: task.blobs, delta: task.delta,
                 derivedDigest: task.derivedDigest)
@@ -517,6 +539,10 @@ public struct FederatedClient {
         let reply = try Refused.wrap { () throws(Failure) in try channel.request(request, bulk: bulk) }
         if case .refused(let refusal) = reply { throw .refusal(refusal) }
         return reply
+    }
+
+    private func unplanned(_ what: String) -> Refused {
+        .failure(Failure(.protocolError, "the coordinator asked for \(what), which its own plan rules out: nothing was sent"))
     }
 
     private func unexpected(_ reply: Reply, to question: String) -> Refused {

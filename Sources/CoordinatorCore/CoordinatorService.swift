@@ -44,6 +44,14 @@ public final class CoordinatorService {
                     "the state holds run \(stored.runID) with another plan (\(PlanDifference.describe(stored.plan, plan))): go on with the same settings, or choose another place for a new run"
                 )
             }
+            if let kept = stored.noise, kept.isSeeded != noise().isSeeded {
+                throw Failure(
+                    .badConfiguration,
+                    kept.isSeeded
+                        ? "run \(stored.runID) was begun with --unsafe-dp-seed and gives no privacy guarantee: go on with it, or choose another place for a new run"
+                        : "run \(stored.runID) was begun without --unsafe-dp-seed, whose noise would end its privacy guarantee: leave it out"
+                )
+            }
             federation = Federation(stored, maps: maps, derivedDigest: start.derivedDigest, at: now)
         } else {
             let noise = plan.privacy == .none ? nil : noise()
@@ -157,6 +165,11 @@ public final class CoordinatorService {
         } catch {
             return refuse(commit, from: name, error.description)
         }
+        // Sums and products of larger numbers could leave the range of a float, in a round that could then never close.
+        guard state.values.allSatisfy({ abs($0) <= Self.largestValue }) else {
+            return refuse(
+                commit, from: name, "it holds values beyond \(Self.largestValue): its training diverged, lower --learning-rate")
+        }
         guard commit.kind == .start else { return federation.accept(commit, bytes: bytes, from: name) }
         let start = try splitStart(state, plan: federation.plan, maps: federation.maps)
         var decision = Decision(.committed(Committed(status: .counted, missing: [])))
@@ -165,6 +178,8 @@ public final class CoordinatorService {
         if let adapter = start.adapter { decision.changes += federation.started(adapter, at: now) }
         return decision
     }
+
+    private static let largestValue: Float = 1e30
 
     private func refuse(_ commit: Commit, from name: String, _ reason: String) -> Decision {
         var decision = Federation.refusal(
@@ -182,11 +197,11 @@ public final class CoordinatorService {
             plan: federation.plan, maps: federation.maps, noise: federation.noise,
             blob: { digest throws(Failure) in try self.requireBlob(digest) },
             contribution: { name throws(Failure) in
-                guard let member = self.federation.members[name], let record = self.federation.contributions[name] else {
-                    throw Failure(.internalError, "client \(name) contributed to round \(attempt.round) and is not a member")
+                guard let record = self.federation.contributions[name] else {
+                    throw Failure(.internalError, "client \(name) has no contribution to round \(attempt.round)")
                 }
                 return Combination.Contribution(
-                    bytes: try self.store.contributionBytes(round: attempt.round, client: name), rank: member.rank,
+                    bytes: try self.store.contributionBytes(round: attempt.round, client: name), rank: record.rank,
                     attempt: record.attempt)
             })
         let (next, blobs) = try combination.next(after: current, round: attempt.round, weights: federation.weights)

@@ -98,7 +98,7 @@ extension Federation {
         attempt = opened
         contributions = [:]
         sentChunks = []
-        receivedChunks = []
+        receivedChunks = [:]
         phase = .round(deadline: now + .seconds(plan.deadlineSeconds))
         return [.attempt(opened)]
     }

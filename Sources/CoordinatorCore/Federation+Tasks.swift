@@ -82,9 +82,19 @@ extension Federation {
             // The round has moved on; late results are of no use and do no harm.
             return Decision(.acknowledged)
         }
-        guard let tokens = Int(exactly: report.targetTokens), let examples = Int(exactly: report.examples), tokens > 0 else {
+        guard report.targetTokens > 0 else {
             return Self.refusal(.badMessage, "the evaluation of client \(name) has no target token")
         }
+        guard report.targetTokens <= Self.largestCount, report.examples <= Self.largestCount,
+            abs(report.lossSum) <= Self.largestLoss * Double(report.targetTokens),
+            report.exactMatches.map({ $0 <= report.examples }) ?? true
+        else {
+            return Self.refusal(
+                .badMessage,
+                "client \(name) tells of a loss of \(report.lossSum) over \(report.targetTokens) tokens and \(report.examples) examples, which no evaluation gives"
+            )
+        }
+        let (tokens, examples) = (Int(report.targetTokens), Int(report.examples))
         let record = EvaluationRecord(
             round: adapter.round, client: name, lossSum: report.lossSum, targetTokens: tokens, examples: examples,
             exactMatches: report.exactMatches.flatMap(Int.init(exactly:)))

@@ -52,8 +52,10 @@ extension Federation {
         }
         var decision = Decision(
             .chunkReceived(ChunkReceived(digest: upload.digest, index: upload.index)))
-        let key = ChunkKey(client: name, digest: upload.digest, index: upload.index)
-        if receivedChunks.insert(key).inserted { decision.requestTraffic = upload.kind == .start ? .oneTime : .uplink }
+        if receivedChunks[name]?.digest != upload.digest { receivedChunks[name] = (upload.digest, []) }
+        if receivedChunks[name]?.indices.insert(upload.index).inserted == true {
+            decision.requestTraffic = upload.kind == .start ? .oneTime : .uplink
+        }
         decision.changes.append(
             .chunk(client: name, digest: upload.digest, index: Int(upload.index), bytes: upload.bytes))
         return decision
@@ -61,6 +63,12 @@ extension Federation {
 
     /// The answer to a commit whose bytes need not be looked at, or nil.
     mutating func screen(_ commit: Commit, from name: String) -> Decision? {
+        // Far above what any training gives, and far below what sums of it could not hold.
+        if let told = commit.training, abs(told.trainLoss) > Self.largestLoss || told.targetTokens > Self.largestCount {
+            return Self.refusal(
+                .badMessage,
+                "client \(name) tells of a loss of \(told.trainLoss) over \(told.targetTokens) tokens, which no training gives")
+        }
         let key = ContributionKey(round: commit.round, digest: commit.digest)
         // Two rounds can bring the same bytes, as an update of zeros does: the round is part of what a contribution is.
         let known = [contributions[name], lastClosed[name]].contains {
@@ -89,7 +97,8 @@ extension Federation {
         let training = plan.privacy == .none ? commit.training : nil
         let exampleCount = plan.tellsCounts ? commit.exampleCount : nil
         let record = ContributionRecord(
-            round: Int(commit.round), attempt: Int(commit.attempt), client: name, digest: commit.digest,
+            round: Int(commit.round), attempt: Int(commit.attempt), client: name, rank: members[name]?.rank ?? plan.ranks[0],
+            digest: commit.digest,
             exampleCount: exampleCount.map { min(Int(clamping: $0), members[name]?.exampleCount ?? 1) },
             trainLoss: training?.trainLoss, targetTokens: training.map { Int(clamping: $0.targetTokens) },
             trainSeconds: training.map { Double($0.trainSeconds) }, counted: nil)

@@ -66,7 +66,8 @@ public struct Federation: Sendable {
     /// Chunks of blobs already sent in this round, so that a repetition counts as control traffic.
     var sentChunks: Set<ChunkKey> = []
     /// Chunks of contributions that have arrived in this round, for the same reason.
-    var receivedChunks: Set<ChunkKey> = []
+    /// One contribution a client, as in the store.
+    var receivedChunks: [String: (digest: Digest, indices: Set<UInt32>)] = [:]
     var skippedStarters: Set<String> = []
 
     struct ChunkKey: Hashable, Sendable {
@@ -74,6 +75,10 @@ public struct Federation: Sendable {
         let digest: Digest
         let index: UInt32
     }
+
+    /// The most that a client may tell: mean nats a token, and tokens or examples.
+    static let largestLoss = 1e6
+    static let largestCount: UInt64 = 1 << 40
 
     /// Seconds between a working client's heartbeats.
     public static let heartbeatSeconds: Float = 10

@@ -23,6 +23,8 @@ public struct ContributionRecord: Codable, Equatable, Sendable {
     /// The attempt that the client trained for: with it the coordinator derives what FLoRA's client began with.
     public let attempt: Int
     public let client: String
+    /// That it was trained at.
+    public let rank: Int
     public let digest: Digest
     /// Size of the training set as the client used it; at most what it declared when it joined. Nil where the plan keeps
     /// counts private.

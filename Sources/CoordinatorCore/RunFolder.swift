@@ -70,8 +70,8 @@ public struct RunFolder: Sendable {
                     stored.noise?.isSeeded == true
                         ? unsafeNotice
                         : plan.privacy == .client
-                            ? "by this coordinator, for each client under add/remove adjacency"
-                            : "by each client's own ledger, for its examples under add/remove adjacency")))
+                            ? "by this coordinator, for each client: added or removed"
+                            : "by each client's own ledger, for each of its examples, whose number is taken as known")))
         return .object(members)
     }
 
@@ -89,7 +89,7 @@ public struct RunFolder: Sendable {
         let plan = stored.plan
         let traffic = record.traffic
         // Under client-level privacy who was drawn is part of the secret, and so is what tells how many: the bytes that
-        // travelled, which also depend on the updates as they were before the noise.
+        // travelled, which also depend on the updates as they were before the noise, and the time that it took.
         let isSecret = plan.privacy == .client
         let participants = isSecret ? JSONValue.null : .array(record.participants.map(JSONValue.string))
         func bytes(_ count: Int) -> JSONValue { isSecret ? .null : .integer(count) }
@@ -106,7 +106,7 @@ public struct RunFolder: Sendable {
             .init("uplink_ratio_f32", ratio(traffic.uplinkValues, 4, traffic.uplink)),
             .init("downlink_ratio_bf16", ratio(traffic.downlinkValues, 2, traffic.downlink)),
             .init("downlink_ratio_f32", ratio(traffic.downlinkValues, 4, traffic.downlink)),
-            .init("seconds", .optional(record.seconds)), .init("strategy", .string(plan.strategy.rawValue)),
+            .init("seconds", isSecret ? .null : .optional(record.seconds)), .init("strategy", .string(plan.strategy.rawValue)),
             .init("compress", .string(plan.compress.description)), .init("attempts", .integer(record.attempts)),
         ]
         if let epsilon = record.epsilon {

@@ -5,6 +5,7 @@
 import CoordinatorCore
 import FoundationEssentials
 import GRDB
+import Glibc
 import Plan
 import Primitives
 import UpdateCodec
@@ -32,6 +33,8 @@ public final class SQLiteFederationStore: FederationStore {
         configuration.busyMode = .timeout(10)
         do {
             database = try DatabasePool(path: path, configuration: configuration)
+            // It holds the key of private noise; SQLite gives the files beside it the same mode.
+            chmod(path, 0o600)
             let migrator = Schema.migrator
             if try database.read(migrator.hasBeenSuperseded) {
                 throw Failure(.badConfiguration, "\(path) was written by a newer version of Tributary: use that version")

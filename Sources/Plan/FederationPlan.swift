@@ -143,7 +143,8 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var clipQuantile: Double?
     /// Of the clip's logarithm (Andrew et al. 2021, arXiv:1905.03871, section 2).
     public var clipLearningRate = 0.2
-    /// Standard deviation of the noise on the count of updates below the clip; nil means a twentieth of the clients.
+    /// Standard deviation of the noise on the count of updates below the clip; nil means a twentieth of the
+    /// expected clients, or twice the noise multiplier if that is more.
     public var clipCountNoise: Double?
     /// Example-level: whether clients may tell how many examples they have.
     public var publicCounts = false

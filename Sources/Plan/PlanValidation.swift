@@ -103,6 +103,9 @@ extension FederationPlan {
         try require(
             residualDecay.isFinite && (0...1).contains(residualDecay), "residual-decay is \(residualDecay): it is between 0 and 1"
         )
+        try require(
+            errorFeedback || residualDecay == FederationPlan().residualDecay,
+            "residual-decay means nothing without --error-feedback: leave it out")
         guard compressDownlink != .float32 else { return }
         try require(
             strategy != .flora,

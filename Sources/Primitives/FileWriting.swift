@@ -6,9 +6,11 @@ public enum FileWriting {
     /// Replaces the file at `path`.
     ///
     /// - Throws: `Failure(.ioError)` if the disk is full, `Failure(.cannotCreate)` if the folder cannot be written.
-    public static func replace(_ path: String, with bytes: [UInt8]) throws(Failure) {
+    ///
+    /// - Parameter mode: of the new file; 0600 for what others must not read
+    public static func replace(_ path: String, with bytes: [UInt8], mode: mode_t = 0o644) throws(Failure) {
         let temporary = path + ".tmp-\(getpid())"
-        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)
         guard descriptor >= 0 else { throw problem(path, errno) }
         var code: Int32 = 0
         bytes.withUnsafeBytes { buffer in

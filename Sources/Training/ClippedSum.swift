@@ -35,13 +35,12 @@ package final class ClippedSum {
     }
 
     /// Makes `values` the sum over these examples of gradient x min(1, clip / norm), in their order, however they are
-    /// spread over passes; zero if there is no example.
+    /// spread over passes; zero if there is no example. An example whose loss or gradient is not finite is left out: ending
+    /// the training there would tell that it was drawn.
     ///
-    /// - Parameter step: for the message
     /// - Returns: each example's mean loss in nats
-    /// - Throws: `Failure(.badData)` if a loss or a gradient is not finite. Its message tells no value that was computed
-    ///   from the data.
-    package func form(_ examples: [Example], model: AdaptedModel, step: Int) throws(Failure) -> [Double] {
+    /// - Throws: `Failure` if an example does not fit the model: what does not depend on the weights
+    package func form(_ examples: [Example], model: AdaptedModel) throws(Failure) -> [Double] {
         values.withUnsafeMutableBufferPointer { $0.update(repeating: 0) }
         var losses: [Double] = []
         // Passes of equal size, rather than full ones and a small last one.
@@ -50,21 +49,17 @@ package final class ClippedSum {
             let batch = TokenBatch(examples[pass * examples.count / passes..<(pass + 1) * examples.count / passes])
             let size = batch.sequenceCount * values.count
             let room = UnsafeMutableBufferPointer(start: gradients.reserve(size), count: size)
-            losses += try model.perExampleGradients(batch, into: room)
-            formFactors(batch.sequenceCount)
-            guard losses.allSatisfy(\.isFinite), factors.allSatisfy(\.isFinite) else {
-                throw Failure(
-                    .badData,
-                    "training went out of range in step \(step + 1): the gradient of an example is not finite; lower --learning-rate"
-                )
-            }
+            let found = try model.perExampleGradients(batch, into: room)
+            losses += found
+            formFactors(found)
             addClipped()
         }
         return losses
     }
 
-    /// `factors` of the first gradients; not finite where a gradient is not.
-    private func formFactors(_ count: Int) {
+    /// `factors` of the first gradients; 0 where a loss or a gradient is not finite.
+    private func formFactors(_ losses: [Double]) {
+        let count = losses.count
         let parameters = values.count
         let parts = (parameters + Self.normPart - 1) / Self.normPart
         let path = KernelPath.active.rawValue
@@ -79,7 +74,7 @@ package final class ClippedSum {
         }
         factors = (0..<count).map { example in
             let norm = squares[example * parts..<(example + 1) * parts].reduce(0, +).squareRoot()
-            return norm.isFinite ? clippingFactor(norm: norm, limit: clip) : .nan
+            return losses[example].isFinite ? clippingFactor(norm: norm, limit: clip) : 0
         }
     }
 
@@ -92,7 +87,7 @@ package final class ClippedSum {
             nonisolated(unsafe) let values = values
             Parallel.forEach(count: (parameters + Self.sumPart - 1) / Self.sumPart) { task in
                 let range = Parallel.range(task, of: parameters, size: Self.sumPart)
-                for (example, factor) in factors.enumerated() {
+                for (example, factor) in factors.enumerated() where factor > 0 {
                     tributary_add_scaled(
                         path, values.baseAddress! + range.lowerBound, pointer + example * parameters + range.lowerBound,
                         range.count, factor)

@@ -107,10 +107,12 @@ public enum LocalTrainer {
                 size = clip(&gradient, limit: settings.gradientClip)
             }
             let loss = result.loss / Double(result.count)
-            guard result.loss.isFinite, size.isFinite else {
-                let what = privacy == nil ? "the loss is \(loss), the gradient's norm \(size)" : "the noise is too large"
+            // Under privacy nothing that depends on the data may end the training; what is released is finite in any case.
+            guard privacy != nil || result.loss.isFinite && size.isFinite else {
                 throw Failure(
-                    .badData, "training went out of range in step \(step + 1): \(what); lower --learning-rate")
+                    .badData,
+                    "training went out of range in step \(step + 1): the loss is \(loss), the gradient's norm \(size); lower --learning-rate"
+                )
             }
             let rate = schedule.rate(step)
             optimizer.step(&weights.trained.values, gradient: gradient, learningRate: rate)
@@ -153,7 +155,7 @@ public enum LocalTrainer {
         gradient: inout [Float]
     ) throws(Failure) -> StepResult {
         let drawn = privacy.draw(of: examples.count, step: step).map { examples[$0] }
-        let losses = try sum.form(drawn, model: model, step: step)
+        let losses = try sum.form(drawn, model: model)
         sum.release(privacy, step: step, into: &gradient)
         return StepResult(
             loss: losses.reduce(0, +), count: losses.count, targets: drawn.reduce(0) { $0 + $1.targetCount },

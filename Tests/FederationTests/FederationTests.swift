@@ -194,6 +194,36 @@ private func status(_ reply: Reply) -> ContributionStatus? {
         #expect(committed.missing == [0])
     }
 
+    @Test func numbersThatNoTrainingGivesAreRefusedBeforeTheyAreSummed() throws {
+        var bench = try Bench(Scenario.plan(.fedit, clients: 1, rounds: 1))
+        try bench.join("a", evaluates: true)
+        let session = bench.sessions["a"] ?? 0
+        for (tokens, examples, loss) in [(UInt64.max, UInt64(1), 1.0), (10, .max, 1), (10, 1, 1e300)] {
+            let report = ReportEvaluation(
+                session: session, round: 0, lossSum: loss, targetTokens: tokens, examples: examples, exactMatches: nil)
+            #expect(refusal(try bench.ask(.reportEvaluation(report))) == .badMessage)
+        }
+        for (loss, tokens) in [(1e300, UInt64(10)), (1, UInt64.max)] {
+            let commit = Commit(
+                session: session, kind: .update, round: 1, attempt: 1, digest: Digest(of: [1]), totalBytes: 10, exampleCount: 5,
+                training: TrainingReport(trainLoss: loss, targetTokens: tokens, trainSeconds: 1))
+            #expect(refusal(try bench.ask(.commit(commit))) == .badMessage)
+        }
+        #expect(refusal(try bench.contribute("a", value: 3e38)) == .badMessage, "sums of such values leave the range")
+        #expect(status(try bench.contribute("a", value: 1)) != nil)
+        #expect(bench.service.federation.records.count == 1)
+    }
+
+    @Test func aClientThatIsForgottenAfterItContributedStaysCounted() throws {
+        var bench = try Bench(Scenario.plan(.fedit, clients: 2, rounds: 1))
+        try bench.join("a")
+        try bench.join("b")
+        #expect(status(try bench.contribute("a", value: 1)) == .pending)
+        try bench.service.forget("a")
+        #expect(status(try bench.contribute("b", value: 3)) != nil)
+        #expect(bench.service.federation.records.map(\.participants) == [["a", "b"]])
+    }
+
     @Test func contributionsThatAreNotWhatThePlanSaysAreRefusedAndChangeNothing() throws {
         var bench = try Bench(Scenario.plan(.fedit, clients: 1, rounds: 1))
         try bench.join("a")

@@ -412,9 +412,17 @@ import Wire
         // A new process on the same state does not go on either.
         let again = try CoordinatorService(
             store: rig.store, plan: rig.plan, maps: Scenario.maps,
-            start: try RunStart(plan: rig.plan, maps: Scenario.maps, initial: nil), newRunID: "other", at: .zero,
-            stopwatch: { .zero })
+            start: try RunStart(plan: rig.plan, maps: Scenario.maps, initial: nil), newRunID: "other",
+            noise: CoordinatorNoise(seed: 1), at: .zero, stopwatch: { .zero })
         #expect(again.federation.phase == .finished && again.federation.endReason == reason)
+        // Nor with another word on whether its noise protects anybody.
+        let failure = #expect(throws: Failure.self) {
+            _ = try CoordinatorService(
+                store: rig.store, plan: rig.plan, maps: Scenario.maps,
+                start: try RunStart(plan: rig.plan, maps: Scenario.maps, initial: nil), newRunID: "other", at: .zero,
+                stopwatch: { .zero })
+        }
+        #expect(failure?.status == .badConfiguration && failure?.message.contains("--unsafe-dp-seed") == true)
     }
 
     @Test(arguments: [StrategyName.fedit, .fedSB])
@@ -434,8 +442,8 @@ import Wire
                 break
             } catch { #expect("\(error)" == "killed") }
             let kept = try store.load()?.noise
-            // The new process draws a key of its own, and uses the stored one.
-            let seed: UInt64? = kept == nil ? 9 : nil
+            // The new process has a key of its own, and uses the stored one.
+            let seed: UInt64 = kept == nil ? 9 : 10
             #expect(
                 try Scenario.run(plan, store: store, folder: folder.path, unsafeSeed: seed) == reference,
                 "killed after \(writes) writes")
@@ -628,6 +636,55 @@ import Wire
         #expect(failure?.message.contains("this client declines") == true && failure?.message.contains("--max-epsilon") == true)
         #expect(rig.log.count == 1)
         guard case .inquire? = rig.log.first?.request else { return #expect(Bool(false)) }
+    }
+
+    @Test func aBudgetDeclinesARunThatAddsNoNoiseHereAndALooserDelta() throws {
+        var open = Self.plan()
+        (open.privacy, open.noiseMultiplier, open.weighting) = (.none, nil, .samples)
+        var loose = Self.plan()
+        loose.delta = 0.9
+        for (plan, word) in [(open, "no noise"), (loose, "--max-delta")] {
+            let rig = try Rig(plan)
+            rig.start("a", WatchedStorage.inMemory("a"), FormulaWork("a"), privacy: ClientPrivacy(maximumEpsilon: 100))
+            let failure = #expect(throws: Failure.self) { try rig.step("a") }
+            #expect(failure?.status == .refused && failure?.message.contains(word) == true, "\(word)")
+            #expect(rig.log.count == 1)
+        }
+    }
+
+    /// Tasks that the plan rules out are not done, whoever asks.
+    @Test func aClientDoesNothingThatThePlanRulesOut() throws {
+        final class Hostile: ClientChannel {
+            let plan: FederationPlan
+            let task: Wire.Task
+            var later: [Request] = []
+            init(_ plan: FederationPlan, _ task: Wire.Task) { (self.plan, self.task) = (plan, task) }
+            func request(_ request: Request, bulk: Bool) throws(Failure) -> Reply {
+                switch request {
+                case .inquire: return .announcement(Announcement(softwareVersion: "x", runID: "r", plan: PlanCoding.encode(plan)))
+                case .hello:
+                    return .welcome(
+                        Welcome(softwareVersion: "x", runID: "r", session: 1, rank: UInt32(plan.ranks[0]), heartbeatSeconds: 1))
+                case .poll: return .task(TaskReply(lastContribution: .none, task: task))
+                default:
+                    later.append(request)
+                    return .acknowledged
+                }
+            }
+        }
+        for task in [Wire.Task.start(StartTask(rank: 4)), .evaluate(EvaluateTask(round: 0, blobs: [], derivedDigest: nil))] {
+            let plan = Self.plan()
+            let channel = Hostile(plan, task)
+            var client = FederatedClient(
+                identity: ClientIdentity(
+                    name: "a", baseDigest: plan.baseDigest, tokenizerDigest: plan.tokenizerDigest, maximumRank: nil,
+                    kernelPath: "test", maps: Scenario.maps),
+                channel: channel, storage: WatchedStorage.inMemory("a"), work: FormulaWork("a"), nonce: 1)
+            _ = try client.step()
+            let failure = #expect(throws: Failure.self) { _ = try client.step() }
+            #expect(failure?.status == .protocolError && failure?.message.contains("rules out") == true)
+            #expect(channel.later.isEmpty)
+        }
     }
 
     @Test func aBudgetForOneRoundIsOneRoundAlsoAfterARestart() throws {

@@ -79,9 +79,10 @@ struct SimulationRun {
                 let rounds = federation.service.federation.records.count
                 let contributions = federation.service.federation.contributions.count
                 func counted(_ count: Int, _ name: String) -> String { "\(count) \(name)\(count == 1 ? "" : "s")" }
+                let part = plan.privacy == .client ? "what was contributed" : counted(contributions, "contribution")
                 throw Failure(
                     .interrupted,
-                    "stopped in round \(rounds + 1) of \(plan.rounds); \(counted(rounds, "round")) and \(counted(contributions, "contribution")) are kept in \(output.path): the same command goes on from there"
+                    "stopped in round \(rounds + 1) of \(plan.rounds); \(counted(rounds, "round")) and \(part) are kept in \(output.path): the same command goes on from there"
                 )
             }
             throw error
@@ -244,7 +245,7 @@ enum RoundTable {
             pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
             pad(match, 13), pad(isSecret ? "-" : Readable.bytes(record.traffic.uplink), 10),
             pad(isSecret ? "-" : Readable.bytes(record.traffic.downlink), 10),
-            pad(Readable.decimal(record.seconds, 1), 10),
+            pad(stored.plan.privacy == .client ? "-" : Readable.decimal(record.seconds, 1), 10),
             record.epsilon.map { pad(Readable.decimal($0, 3), 10) } ?? "",
         ].joined()
     }
