@@ -13,12 +13,13 @@ public struct RecordedRun: Sendable, Equatable {
         /// Nats a token.
         public let trainLoss: Double?
         public let evaluationLoss: Double?
-        public let uplinkBytes: Int
-        public let downlinkBytes: Int
-        public let oneTimeBytes: Int
+        /// Bytes and seconds are nil where they would tell who took part.
+        public let uplinkBytes: Int?
+        public let downlinkBytes: Int?
+        public let oneTimeBytes: Int?
         public let uplinkRatios: Ratios
         public let downlinkRatios: Ratios
-        public let seconds: Double
+        public let seconds: Double?
         /// Spent up to this round, where the coordinator keeps the budget.
         public let epsilon: Double?
     }
@@ -139,16 +140,19 @@ extension RecordedRun.Round {
             }
             return count
         }
+        func told(_ key: String) throws(RecordedRun.Damage) -> Int? {
+            value[key]?.isNull == true ? nil : try count(key)
+        }
         round = try count("round")
         participants = value["participants"]?.elements?.count
         trainLoss = try number("train_loss")
         evaluationLoss = try number("eval_loss")
-        uplinkBytes = try count("uplink_bytes")
-        downlinkBytes = try count("downlink_bytes")
-        oneTimeBytes = try count("one_time_bytes")
+        uplinkBytes = try told("uplink_bytes")
+        downlinkBytes = try told("downlink_bytes")
+        oneTimeBytes = try told("one_time_bytes")
         uplinkRatios = .init(bfloat16: try number("uplink_ratio_bf16"), float32: try number("uplink_ratio_f32"))
         downlinkRatios = .init(bfloat16: try number("downlink_ratio_bf16"), float32: try number("downlink_ratio_f32"))
-        seconds = try number("seconds") ?? 0
+        seconds = try number("seconds")
         epsilon = try number("epsilon")
     }
 }

@@ -51,8 +51,9 @@ public struct ReportPage: Sendable {
         runs.enumerated().map { index, run in
             var sent = 0.0
             let points = run.rounds.compactMap { round -> LineChart.Point? in
-                sent += Double(round.uplinkBytes)
-                guard sent > 0 else { return nil }
+                // A run that tells no bytes has no place on their axis.
+                guard let bytes = round.uplinkBytes, sent + Double(bytes) > 0 else { return nil }
+                sent += Double(bytes)
                 let text = NumberText.loss(round.evaluationLoss)
                 return LineChart.Point(
                     x: sent, y: round.evaluationLoss,

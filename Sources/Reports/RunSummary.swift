@@ -8,42 +8,48 @@ public struct RunSummary: Sendable, Equatable {
     public let finalLoss: Double?
     public let finalLossRound: Int?
     /// Mean over rounds, of all clients' contributions together.
-    public let uplinkBytesPerRound: Double
+    public let uplinkBytesPerRound: Double?
     /// Mean over contributions; nil where it is a secret who took part.
     public let uplinkBytesPerContribution: Double?
     /// Over the whole run.
     public let uplinkRatios: RecordedRun.Ratios
     public let downlinkRatios: RecordedRun.Ratios
-    public let oneTimeBytes: Double
-    public let seconds: Double
+    public let oneTimeBytes: Double?
+    public let seconds: Double?
 
     public init(_ run: RecordedRun) {
         self.run = run
         let last = run.rounds.last { $0.evaluationLoss != nil }
         finalLoss = last?.evaluationLoss
         finalLossRound = last?.round
-        let uplink = run.rounds.reduce(0) { $0 + Double($1.uplinkBytes) }
-        uplinkBytesPerRound = uplink / Double(run.rounds.count)
+        let uplink = Self.sum(run.rounds.map { $0.uplinkBytes.map(Double.init) })
+        uplinkBytesPerRound = uplink.map { $0 / Double(run.rounds.count) }
         let contributions = run.rounds.reduce(0) { $0 + ($1.participants ?? 0) }
         uplinkBytesPerContribution =
-            contributions > 0 && run.rounds.allSatisfy { $0.participants != nil } ? uplink / Double(contributions) : nil
+            contributions > 0 && run.rounds.allSatisfy { $0.participants != nil }
+            ? uplink.map { $0 / Double(contributions) } : nil
         uplinkRatios = .init(
             bfloat16: Self.ratio(run.rounds.map { ($0.uplinkRatios.bfloat16, $0.uplinkBytes) }),
             float32: Self.ratio(run.rounds.map { ($0.uplinkRatios.float32, $0.uplinkBytes) }))
         downlinkRatios = .init(
             bfloat16: Self.ratio(run.rounds.map { ($0.downlinkRatios.bfloat16, $0.downlinkBytes) }),
             float32: Self.ratio(run.rounds.map { ($0.downlinkRatios.float32, $0.downlinkBytes) }))
-        oneTimeBytes = run.rounds.reduce(0) { $0 + Double($1.oneTimeBytes) }
-        seconds = run.rounds.reduce(0) { $0 + $1.seconds }
+        oneTimeBytes = Self.sum(run.rounds.map { $0.oneTimeBytes.map(Double.init) })
+        seconds = Self.sum(run.rounds.map(\.seconds))
+    }
+
+    /// Nil if a round does not tell.
+    private static func sum(_ values: [Double?]) -> Double? {
+        values.contains { $0 == nil } ? nil : values.reduce(0) { $0 + ($1 ?? 0) }
     }
 
     /// What the values would take over what they took, of the rounds that have both.
-    private static func ratio(_ rounds: [(ratio: Double?, bytes: Int)]) -> Double? {
+    private static func ratio(_ rounds: [(ratio: Double?, bytes: Int?)]) -> Double? {
         var (values, bytes) = (0.0, 0.0)
         for round in rounds {
-            guard let ratio = round.ratio else { continue }
-            values += ratio * Double(round.bytes)
-            bytes += Double(round.bytes)
+            guard let ratio = round.ratio, let sent = round.bytes else { continue }
+            values += ratio * Double(sent)
+            bytes += Double(sent)
         }
         return bytes > 0 ? values / bytes : nil
     }

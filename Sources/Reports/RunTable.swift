@@ -78,7 +78,7 @@ public enum RunTable {
         .init(title: "down: times fewer than bf16", isNumber: true) { NumberText.factor($0.first.downlinkRatios.bfloat16) },
         .init(title: "than f32", isNumber: true) { NumberText.factor($0.first.downlinkRatios.float32) },
         .init(title: "one-time bytes", isNumber: true) { NumberText.bytes($0.first.oneTimeBytes) },
-        .init(title: "seconds", isNumber: true) { NumberText.decimal($0.first.seconds, 1) },
+        .init(title: "seconds", isNumber: true) { $0.first.seconds.map { NumberText.decimal($0, 1) } ?? NumberText.missing },
     ]
 
     // MARK: - As Markdown

@@ -94,4 +94,18 @@ import Testing
         let summary = RunSummary(try SampleRuns.make("a", lines: [line]))
         #expect(summary.uplinkBytesPerContribution == nil && summary.uplinkBytesPerRound == 1000)
     }
+
+    /// As the record of a run under client-level privacy has it.
+    @Test func bytesAndTimesThatAreNotToldAreMissingAndNotZero() throws {
+        let line =
+            #"{"round":1,"participants":null,"train_loss":null,"eval_loss":2.5,"uplink_bytes":null,"downlink_bytes":null,"one_time_bytes":null,"control_bytes":null,"seconds":null,"epsilon":1.5}"#
+        let run = try SampleRuns.make("a", lines: [line])
+        let summary = RunSummary(run)
+        #expect(summary.uplinkBytesPerRound == nil && summary.oneTimeBytes == nil && summary.seconds == nil)
+        #expect(summary.finalLoss == 2.5 && run.rounds[0].epsilon == 1.5)
+        let told = try SampleRuns.make("b", lines: [SampleRuns.line(1)])
+        #expect(
+            ReportPage([run, told]).html.contains("</html>") && RunTable.markdown([summary, RunSummary(told)]).contains("| a |"))
+        #expect(ReportPage([run]).html.contains("</html>"))
+    }
 }
