@@ -3,20 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-/// The largest |x|; NaN if there is one. Without their sign, floats are in the order of their bits, NaN above all.
-BODY float largest_magnitude_body(const float *values, long count) {
-    uint32_t largest = 0;
-    for (long i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, values + i, 4);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    }
-    float result;
-    memcpy(&result, &largest, 4);
-    return result;
-}
-
 // Midpoints between neighbouring NF4 values as bitsandbytes' kernels have them (f32; csrc/kernels.cu, dQuantizeNF4).
 static const float nf4_thresholds[15] = {
     -0x1.b239bp-1f, -0x1.38a4ep-1f, -0x1.d709p-2f, -0x1.5bd4ecp-2f, -0x1.e079d8p-3f,

@@ -42,6 +42,20 @@ typedef i8x16 i8x16_u __attribute__((aligned(1), may_alias));
 #define CHOOSE(name, arguments) ((void)path, name##_scalar arguments)
 #endif
 
+/// The largest |x|; NaN if there is one. Without their sign, floats are in the order of their bits, NaN above all.
+BODY float largest_magnitude_body(const float *values, long count) {
+    uint32_t largest = 0;
+    for (long i = 0; i < count; i++) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, values + i, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float result;
+    __builtin_memcpy(&result, &largest, 4);
+    return result;
+}
+
 /// The nearest bfloat16, ties to even, as vcvtneps2bf16 rounds: what is subnormal in single precision becomes zero.
 static inline uint16_t bf16_from(float value) {
     uint32_t bits;

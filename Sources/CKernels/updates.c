@@ -46,20 +46,8 @@ long tributary_widen_bf16(int path, const uint8_t *values, long count, float *ou
     return CHOOSE(widen_bf16, (values, count, out));
 }
 
-BODY float largest_body(const float *values, long count) {
-    uint32_t largest = 0;
-    for (long i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, values + i, 4);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    }
-    float result;
-    memcpy(&result, &largest, 4);
-    return result;
-}
-VARIANTS(float, largest, (const float *values, long count), (values, count))
-float tributary_largest_magnitude(int path, const float *values, long count) { return CHOOSE(largest, (values, count)); }
+VARIANTS(float, largest_magnitude, (const float *values, long count), (values, count))
+float tributary_largest_magnitude(int path, const float *values, long count) { return CHOOSE(largest_magnitude, (values, count)); }
 
 BODY void round_int8_body(const float *values, long count, float scale, const uint32_t *draws, int8_t *out) {
     for (long i = 0; i < count; i++) {

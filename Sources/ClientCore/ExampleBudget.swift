@@ -64,7 +64,8 @@ struct ExampleBudget: Sendable {
     /// - Parameter context: of everything that the result depends on; equal only where the same work is done again
     /// - Throws: `Failure(.refused)` if the budget is spent
     func use(round: Int, attempt: Int, context: Digest, storage: any ClientStorage) throws(Failure) -> Use {
-        let id = "\(run)/\(round)/\(attempt)/\(context)"
+        // The same work under the other kind of key is other noise on the same data, and is paid for again.
+        let id = "\(run)/\(round)/\(attempt)/\(context)" + (policy.unsafeSeed == nil ? "" : "/unsafe")
         let ledger = try storage.ledger()
         let own = ledger.entries.filter { $0.id.hasPrefix(run + "/") }
         // What was computed at the start holds only while the run's entries are what it assumed.

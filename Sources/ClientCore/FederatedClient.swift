@@ -74,15 +74,15 @@ public struct ClientPrivacy: Sendable {
 public struct FederatedClient {
     public let identity: ClientIdentity
     private let privacy: ClientPrivacy
-    private let channel: any ClientChannel
-    private let storage: any ClientStorage
-    private let work: any LocalWork
+    let channel: any ClientChannel
+    let storage: any ClientStorage
+    let work: any LocalWork
     private let nonce: UInt64
     private var joined: Joined?
     private var preparedPlan: FederationPlan?
 
     /// What a join gave.
-    private struct Joined {
+    struct Joined {
         let run: String
         let session: UInt64
         let plan: FederationPlan
@@ -358,183 +358,9 @@ public struct FederatedClient {
         return try upload(contribution, bytes: bytes, &record, joined)
     }
 
-    // MARK: - Weights
-
-    /// Fetches what the task refers to, and derives the rest from the run's seed.
-    private func weights(
-        _ joined: Joined, round: Int, attempt: Int, blobs: [BlobReference], delta: StateDelta?, derivedDigest: Digest?
-    ) throws(Refused) -> AdapterWeights {
-        let needed = Set(blobs.map(\.digest) + (delta.map { [$0.from] } ?? []))
-        try Refused.wrap { () throws(Failure) in try storage.retainBlobs(needed) }
-        var weights = joined.plan.derivedWeights(
-            joined.specification, round: round, attempt: attempt, client: identity.name)
-        var segments: [AdapterState] = []
-        for reference in blobs {
-            let bytes =
-                reference.kind == .state
-                ? try state(reference, delta, derived: weights.trained, joined) : try fetch(reference, joined)
-            switch reference.kind {
-            case .state:
-                weights.trained = try decode(bytes, layout: joined.specification.trainedLayout)
-            case .frozen:
-                guard let layout = joined.specification.frozenLayout else {
-                    throw Refused.failure(
-                        Failure(
-                            .protocolError,
-                            "strategy \(joined.plan.strategy.rawValue) has no frozen factors, but the coordinator sent some"))
-                }
-                weights.frozen = try decode(bytes, layout: layout)
-            case .segment:
-                let layout = AdapterSpecification.stackLayout(maps: joined.specification.maps, rank: Int(reference.rank))
-                segments.append(try decode(bytes, layout: layout))
-            }
-        }
-        weights.correction = AdapterState.concatenated(stacks: segments)
-        if let derivedDigest, weights.frozen?.digest != derivedDigest {
-            throw Refused.failure(
-                Failure(
-                    .protocolError,
-                    "the frozen factors that this machine derives from the run's seed differ from the coordinator's: use the same Tributary version on both sides"
-                ))
-        }
-        return weights
-    }
-
-    /// The global state: kept, derived from the seed, reached by the difference from the one before, or else fetched whole.
-    private func state(
-        _ reference: BlobReference, _ delta: StateDelta?, derived: AdapterState, _ joined: Joined
-    ) throws(Refused) -> [UInt8] {
-        if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
-        var made = EncodedState.encode(derived)
-        if Digest(of: made) != reference.digest, let delta,
-            let before = try Refused.wrap({ () throws(Failure) in try storage.blob(delta.from) })
-        {
-            let layout = joined.specification.trainedLayout
-            let codec = joined.plan.compressDownlink
-            let bytes = try download(
-                delta.digest, byteCount: delta.byteCount, limit: EncodedState.byteLimit(layout: layout, codec: codec), joined)
-            made = EncodedState.encode(
-                try decode(before, layout: layout).adding(try decode(bytes, layout: layout, codec: codec)))
-        }
-        guard Digest(of: made) == reference.digest else { return try fetch(reference, joined) }
-        try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: made) }
-        return made
-    }
-
-    private func decode(
-        _ bytes: [UInt8], layout: AdapterLayout, codec: UpdateCodec = .float32
-    ) throws(Refused) -> AdapterState {
-        do {
-            return try EncodedState.decode(bytes, layout: layout, codecs: [codec])
-        } catch {
-            throw Refused.failure(Failure(.protocolError, "the coordinator's adapter cannot be read: \(error)"))
-        }
-    }
-
-    private func fetch(_ reference: BlobReference, _ joined: Joined) throws(Refused) -> [UInt8] {
-        if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
-        let bytes = try download(
-            reference.digest, byteCount: reference.byteCount,
-            limit: EncodedState.byteLimit(layout: largestLayout(joined, reference), codec: .float32), joined)
-        try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: bytes) }
-        return bytes
-    }
-
-    private func download(
-        _ digest: Digest, byteCount announced: UInt64, limit: Int, _ joined: Joined
-    ) throws(Refused) -> [UInt8] {
-        let byteCount = Int(clamping: announced)
-        guard byteCount <= limit else {
-            throw Refused.failure(
-                Failure(
-                    .protocolError,
-                    "the coordinator announced an adapter of \(byteCount) bytes, where this run's has at most \(limit)"))
-        }
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(byteCount)
-        for index in 0..<Chunking.count(ofByteCount: byteCount) {
-            let reply = try exchange(
-                .fetchChunk(FetchChunk(session: joined.session, digest: digest, index: UInt32(index))), bulk: true)
-            guard case .chunk(let chunk) = reply, chunk.digest == digest, Int(chunk.index) == index,
-                bytes.count + chunk.bytes.count <= byteCount
-            else { throw unexpected(reply, to: "a request for chunk \(index)") }
-            bytes += chunk.bytes
-        }
-        guard Digest(of: bytes) == digest else {
-            throw Refused.failure(
-                Failure(.protocolError, "the adapter from the coordinator is damaged (digest differs from \(digest.short))"))
-        }
-        return bytes
-    }
-
-    private func largestLayout(_ joined: Joined, _ reference: BlobReference) -> AdapterLayout {
-        switch reference.kind {
-        case .state: joined.specification.trainedLayout
-        case .frozen: joined.specification.frozenLayout ?? joined.specification.trainedLayout
-        case .segment: AdapterSpecification.stackLayout(maps: joined.specification.maps, rank: Int(reference.rank))
-        }
-    }
-
-    // MARK: - Uploading
-
-    private mutating func upload(
-        _ contribution: KeptContribution, bytes: [UInt8], _ record: inout ClientRecord, _ joined: Joined
-    ) throws(Refused) -> ClientEvent {
-        let count = Chunking.count(ofByteCount: bytes.count)
-        var wanted = Array(0..<count)
-        // Once, and once more for chunks that a restarted coordinator has lost.
-        for _ in 0..<3 {
-            for index in wanted {
-                guard let range = Chunking.range(ofChunk: index, byteCount: bytes.count) else { continue }
-                let sent = try isWanted(
-                    .uploadChunk(
-                        UploadChunk(
-                            session: joined.session, kind: contribution.kind, round: UInt32(contribution.round),
-                            digest: contribution.digest, index: UInt32(index), count: UInt32(count),
-                            totalBytes: UInt64(bytes.count), bytes: Array(bytes[range]))))
-                // The commit says why it is not wanted: the round may have closed with it or without it.
-                if !sent { break }
-            }
-            let reply = try exchange(
-                .commit(
-                    Commit(
-                        session: joined.session, kind: contribution.kind, round: UInt32(contribution.round),
-                        attempt: UInt32(contribution.attempt), digest: contribution.digest, totalBytes: UInt64(bytes.count),
-                        exampleCount: contribution.exampleCount.map(UInt64.init), training: contribution.training)))
-            guard case .committed(let committed) = reply else { throw unexpected(reply, to: "a commit") }
-            guard committed.missing.isEmpty else {
-                wanted = committed.missing.map(Int.init)
-                continue
-            }
-            try Refused.wrap { () throws(Failure) in
-                if committed.status == .dropped { record.drop() } else { record.acknowledge() }
-                try storage.keep(record, bytes: [])
-            }
-            if contribution.isStart { return .started(bytes: bytes.count) }
-            return .contributed(
-                round: contribution.round, trainLoss: contribution.trainLoss, seconds: contribution.trainSeconds,
-                bytes: bytes.count, status: committed.status)
-        }
-        throw Refused.failure(
-            Failure(
-                .protocolError,
-                "the coordinator keeps asking for chunks of the contribution to round \(contribution.round) that were sent"))
-    }
-
-    /// False if the coordinator does not want this part of the contribution any more.
-    private func isWanted(_ request: Request) throws(Refused) -> Bool {
-        do throws(Refused) {
-            _ = try exchange(request, bulk: true)
-            return true
-        } catch {
-            if case .refusal(let refusal) = error, refusal.code == .notSelected { return false }
-            throw error
-        }
-    }
-
     // MARK: - Exchanging
 
-    private func exchange(_ request: Request, bulk: Bool = false) throws(Refused) -> Reply {
+    func exchange(_ request: Request, bulk: Bool = false) throws(Refused) -> Reply {
         let channel = self.channel
         let reply = try Refused.wrap { () throws(Failure) in try channel.request(request, bulk: bulk) }
         if case .refused(let refusal) = reply { throw .refusal(refusal) }
@@ -545,7 +371,7 @@ public struct FederatedClient {
         .failure(Failure(.protocolError, "the coordinator asked for \(what), which its own plan rules out: nothing was sent"))
     }
 
-    private func unexpected(_ reply: Reply, to question: String) -> Refused {
+    func unexpected(_ reply: Reply, to question: String) -> Refused {
         .failure(
             Failure(
                 .protocolError,
