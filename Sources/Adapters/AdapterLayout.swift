@@ -14,17 +14,25 @@ public enum AdapterRole: UInt8, Codable, Sendable, CaseIterable {
     case stackA = 4
     /// B of FLoRA's global correction, `[outputs, rank]`.
     case stackB = 5
+    /// A weight of the task's head, `[rows, columns]`, trained whole.
+    case headWeight = 6
+    /// A bias of the task's head, `[rows, 1]`, trained whole.
+    case headBias = 7
+
+    /// Whether it belongs to the task's head: trained and averaged whole, of rank 0 and scale 1.
+    public var isHead: Bool { self == .headWeight || self == .headBias }
 }
 
 /// One tensor of an adapter.
 public struct AdapterTensor: Hashable, Codable, Sendable {
-    /// Path of the adapted linear map: `model.layers.0.self_attn.q_proj`.
+    /// Path of the adapted linear map: `model.layers.0.self_attn.q_proj`; of a head, the path of its map: `classifier`.
     public let map: String
     public let role: AdapterRole
     public let rows: Int
     public let columns: Int
+    /// 0 for a head's tensors.
     public let rank: Int
-    /// s in W + s B A, or W + s B R A; 1 for a stack.
+    /// s in W + s B A, or W + s B R A; 1 for a stack and for a head.
     public let scale: Float
 
     public init(map: String, role: AdapterRole, rows: Int, columns: Int, rank: Int, scale: Float) {

@@ -20,10 +20,13 @@ public struct AdapterSpecification: Equatable, Sendable {
     public let rank: Int
     /// s: alpha / rank, or alpha / sqrt(rank) when rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732); 1 for LoRA-SB.
     public let scale: Float
+    /// The linear maps of the task's head, each with a bias, which every method trains whole: `classifier`, or RoBERTa's
+    /// `classifier.dense` and `classifier.out_proj`. Empty for a causal language model.
+    public let head: [LinearMap]
 
     /// - Throws: `Failure` if there is nothing to adapt, or the rank is below 1 or above a matrix.
     public init(
-        method: AdapterMethod, maps: [LinearMap], rank: Int, alpha: Double, rankStabilized: Bool
+        method: AdapterMethod, maps: [LinearMap], rank: Int, alpha: Double, rankStabilized: Bool, head: [LinearMap] = []
     ) throws(Failure) {
         guard !maps.isEmpty else {
             throw Failure(
@@ -44,6 +47,7 @@ public struct AdapterSpecification: Equatable, Sendable {
         self.method = method
         self.maps = maps
         self.rank = rank
+        self.head = head
         scale =
             method == .loraSB ? 1 : Float(rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank))
     }
@@ -58,13 +62,25 @@ public struct AdapterSpecification: Equatable, Sendable {
         AdapterTensor(map: map.name, role: .core, rows: rank, columns: rank, rank: rank, scale: scale)
     }
 
-    /// LoRA: A then B of each map; FFA-LoRA: B; LoRA-SB: R.
-    public var trainedLayout: AdapterLayout {
-        switch method {
-        case .lora: AdapterLayout(maps.flatMap { [a($0), b($0)] })
-        case .ffaLoRA: AdapterLayout(maps.map(b))
-        case .loraSB: AdapterLayout(maps.map(core))
+    /// Weight, then bias, of each map of the head.
+    public var headTensors: [AdapterTensor] {
+        head.flatMap {
+            [
+                AdapterTensor(map: $0.name, role: .headWeight, rows: $0.outputs, columns: $0.inputs, rank: 0, scale: 1),
+                AdapterTensor(map: $0.name, role: .headBias, rows: $0.outputs, columns: 1, rank: 0, scale: 1),
+            ]
         }
+    }
+
+    /// LoRA: A then B of each map; FFA-LoRA: B; LoRA-SB: R. Then the head.
+    public var trainedLayout: AdapterLayout {
+        let factors =
+            switch method {
+            case .lora: maps.flatMap { [a($0), b($0)] }
+            case .ffaLoRA: maps.map(b)
+            case .loraSB: maps.map(core)
+            }
+        return AdapterLayout(factors + headTensors)
     }
 
     /// FFA-LoRA: A of each map; LoRA-SB: B then A; LoRA: none.
@@ -79,15 +95,16 @@ public struct AdapterSpecification: Equatable, Sendable {
     /// LoRA-SB's start, from one client in one upload: B, A and R of each map.
     public var startLayout: AdapterLayout { AdapterLayout(maps.flatMap { [b($0), a($0), core($0)] }) }
 
-    /// A from U(-1/sqrt(inputs), 1/sqrt(inputs)) as PEFT draws it (Kaiming-uniform with a = sqrt 5), B and R zero.
+    /// A from U(-1/sqrt(inputs), 1/sqrt(inputs)) as PEFT draws it (Kaiming-uniform with a = sqrt 5), B and R zero; a head's
+    /// weights the same way, its biases zero.
     ///
     /// Only integers and correctly rounded arithmetic, so that two machines agree bit for bit. LoRA-SB's frozen
     /// factors come from data or from the base, so that only its layouts are filled here, with zeros.
     public func initialWeights(_ generator: inout SeededGenerator) -> AdapterWeights {
         func fill(_ layout: AdapterLayout) -> AdapterState {
             var state = AdapterState(zeros: layout)
-            guard method != .loraSB else { return state }
-            for (index, tensor) in layout.tensors.enumerated() where tensor.role == .loraA {
+            for (index, tensor) in layout.tensors.enumerated() {
+                guard tensor.role == .headWeight || (tensor.role == .loraA && method != .loraSB) else { continue }
                 let bound = 1 / Float(tensor.columns).squareRoot()
                 for position in layout.range(index) { state.values[position] = generator.symmetric(bound) }
             }

@@ -67,6 +67,12 @@ final class AdapterBinding {
         for (number, state) in states.enumerated() {
             guard let state else { continue }
             for (index, tensor) in state.layout.tensors.enumerated() {
+                guard !tensor.role.isHead else {
+                    throw Failure(
+                        .badData,
+                        "the adapter has a head \(tensor.map), but this model predicts tokens: adapter and base do not belong together"
+                    )
+                }
                 guard let map = known[tensor.map] else {
                     throw Failure(
                         .badData,
@@ -78,6 +84,7 @@ final class AdapterBinding {
                     case .loraA, .stackA: (tensor.rank, map.inputs)
                     case .loraB, .stackB: (map.outputs, tensor.rank)
                     case .core: (tensor.rank, tensor.rank)
+                    case .headWeight, .headBias: (0, 0)
                     }
                 guard tensor.rank > 0, tensor.rows == shape.rows, tensor.columns == shape.columns else {
                     throw Failure(
