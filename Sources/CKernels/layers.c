@@ -101,15 +101,6 @@ void tributary_dot_rows(int path, const float *matrix, long stride, long rows, l
     CHOOSE(dot_rows, (matrix, stride, rows, columns, x, out));
 }
 
-BODY void row_dots_body(const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out) {
-    for (long row = 0; row < rows; row++) out[row] = dot_body(a + row * a_stride, b + row * b_stride, columns);
-}
-VARIANTS(void, row_dots, (const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out),
-         (a, a_stride, b, b_stride, rows, columns, out))
-void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out) {
-    CHOOSE(row_dots, (a, a_stride, b, b_stride, rows, columns, out));
-}
-
 BODY void add_body(float *x, const float *y, long count) {
     for (long i = 0; i < count; i++) x[i] += y[i];
 }
@@ -294,32 +285,35 @@ void tributary_causal_softmax(int path, float *scores, long stride, long rows, l
 }
 
 BODY void causal_softmax_backward_body(float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot) {
+                                       float scale, const float *normalizer) {
     const f32x16 zero = {};
     for (long row = 0; row < rows; row++) {
         float *s = scores + row * stride, *d = dp + row * stride;
         long count = visible_count(row, columns, visible), end = (count + LANES - 1) / LANES * LANES;
+        f32x16 dots = {};
         for (long i = 0; i < end; i += LANES) {
-            f32x16 p = LOAD(s + i) * SPLAT(scale) - SPLAT(normalizer[row]);
+            f32x16 p = LOAD(s + i) * SPLAT(scale) - SPLAT(normalizer[row]), outer = LOAD(d + i);
             exp_lanes(&p, &p);
-            f32x16 ds = p * (LOAD(d + i) - SPLAT(dot[row])) * SPLAT(scale);
             if (i + LANES > count) {
                 i32x16 inside = lane_numbers + (int32_t)i < (int32_t)count;
                 choose(&inside, &p, &zero, &p);
-                choose(&inside, &ds, &zero, &ds);
+                choose(&inside, &outer, &zero, &outer);
+                STORE(d + i, outer);
             }
+            dots += p * outer;
             STORE(s + i, p);
-            STORE(d + i, ds);
         }
+        float dot = sum_lanes(&dots);
+        for (long i = 0; i < end; i += LANES) STORE(d + i, LOAD(s + i) * (LOAD(d + i) - SPLAT(dot)) * SPLAT(scale));
         for (long i = end; i < columns; i++) s[i] = d[i] = 0;
     }
 }
 VARIANTS(void, causal_softmax_backward,
-         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer, const float *dot),
-         (scores, dp, stride, rows, columns, visible, scale, normalizer, dot))
+         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer),
+         (scores, dp, stride, rows, columns, visible, scale, normalizer))
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot) {
-    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer, dot));
+                                       float scale, const float *normalizer) {
+    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer));
 }
 
 // ---- loss --------------------------------------------------------------------------------------------------------

@@ -12,16 +12,18 @@ import Quantization
 /// Not to be used from two threads at once; many of them may share one `LanguageModel`.
 public final class AdaptedModel {
     public let model: LanguageModel
-    public private(set) var weights: AdapterWeights
     /// Bytes that saved activations may take. Blocks beyond it are run again in the backward pass, which costs half as
     /// much time more and gives the same bits.
-    public var activationMemoryLimit = 1 << 30
+    public var activationMemoryLimit = ActivationMemory.defaultLimit
+    /// What blocks' activations are rounded to while they wait for the backward pass.
+    public var savedActivations: ComputeType
 
     private(set) var binding: AdapterBinding
     private var rotary: RotaryEmbedding
     private let head: LanguageHead
     private let workspace = BlockWorkspace()
     private var records: [BlockRecord] = []
+    private var savedRecords: [SavedRecord] = []
     private var residuals: [FloatBuffer] = []
     private let residualGradient = FloatBuffer()
     private let predicting = FloatBuffer()
@@ -32,7 +34,7 @@ public final class AdaptedModel {
     /// - Throws: `Failure` if the adapter does not fit the model
     public init(model: LanguageModel, weights: AdapterWeights) throws(Failure) {
         self.model = model
-        self.weights = weights
+        savedActivations = model.compute
         binding = try AdapterBinding(weights, model: model)
         rotary = RotaryEmbedding(model.configuration)
         head = LanguageHead(model.head, compute: model.compute)
@@ -46,12 +48,22 @@ public final class AdaptedModel {
         } else {
             binding = try AdapterBinding(weights, model: model)
         }
-        self.weights = weights
     }
+
+    /// The adapter's present values.
+    public var weights: AdapterWeights { binding.weights }
+    /// What is trained.
+    public var trainedLayout: AdapterLayout { binding.trainedLayout }
+
+    /// Changes the trained values where the model reads them: `trainedLayout.parameterCount` floats.
+    package func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) { binding.withTrainedValues(body) }
 
     private var hidden: Int { model.configuration.hiddenSize }
     private var vocabulary: Int { model.configuration.vocabularySize }
-    var shape: BlockShape { BlockShape(model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute) }
+    func shape(keepsAttended: Bool) -> BlockShape {
+        BlockShape(
+            model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute, keepsAttended: keepsAttended)
+    }
 
     private func check(_ batch: TokenBatch) throws(Failure) {
         try checkTokens(batch.tokens, vocabulary: vocabulary)
@@ -67,19 +79,24 @@ public final class AdaptedModel {
         _ batch: TokenBatch, gradientScale: Float, gradient: inout [Float]
     ) throws(Failure) -> (loss: Double, targets: Int) {
         precondition(
-            gradient.count == weights.trained.layout.parameterCount,
-            "a gradient of \(gradient.count) for \(weights.trained.layout.parameterCount) parameters")
+            gradient.count == trainedLayout.parameterCount,
+            "a gradient of \(gradient.count) for \(trainedLayout.parameterCount) parameters")
         try check(batch)
-        let rows = batch.predictors
-        let losses = gradient.withUnsafeMutableBufferPointer { values in
-            run(
-                batch, rows, scales: [Float](repeating: gradientScale, count: rows.count),
-                lowestLayer: binding.lowestTrainedLayer,
-                gradient: values.baseAddress.map {
-                    GradientTarget(base: $0, stride: 0, parts: [0..<batch.tokens.count], isAdded: true)
-                }, dense: [:])
+        var (loss, count) = (0.0, 0)
+        gradient.withUnsafeMutableBufferPointer { values in
+            for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+                let rows = part.predictors
+                loss += run(
+                    part, rows, scales: [Float](repeating: gradientScale, count: rows.count),
+                    lowestLayer: binding.lowestTrainedLayer,
+                    gradient: values.baseAddress.map {
+                        GradientTarget(base: $0, stride: 0, parts: [0..<part.tokens.count], isAdded: true)
+                    }, dense: [:]
+                ).reduce(0, +)
+                count += rows.count
+            }
         }
-        return (losses.reduce(0, +), rows.count)
+        return (loss, count)
     }
 
     /// Each sequence's own gradient of the mean loss over its own targets, from one forward and one backward pass: the
@@ -91,11 +108,21 @@ public final class AdaptedModel {
     public func perExampleGradients(
         _ batch: TokenBatch, into gradients: UnsafeMutableBufferPointer<Float>
     ) throws(Failure) -> [Double] {
-        let parameters = weights.trained.layout.parameterCount
+        let parameters = trainedLayout.parameterCount
         precondition(
             gradients.count == batch.sequenceCount * parameters,
             "room for \(gradients.count) values, not for \(batch.sequenceCount) gradients of \(parameters)")
         try check(batch)
+        var means: [Double] = []
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+            let places = means.count * parameters..<(means.count + part.sequenceCount) * parameters
+            means += partGradients(part, into: UnsafeMutableBufferPointer(rebasing: gradients[places]))
+        }
+        return means
+    }
+
+    private func partGradients(_ batch: TokenBatch, into gradients: UnsafeMutableBufferPointer<Float>) -> [Double] {
+        let parameters = trainedLayout.parameterCount
         let rows = batch.predictors
         var sequences: [Int] = []
         var counts = [Int](repeating: 0, count: batch.sequenceCount)
@@ -145,11 +172,12 @@ public final class AdaptedModel {
         }
         var dense: [Int: [Int: UnsafeMutablePointer<Float>]] = [:]
         for buffer in buffers { dense[buffer.layer, default: [:]][buffer.place] = buffer.values.baseAddress }
-        let rows = batch.predictors
-        _ = run(
-            batch, rows, scales: [Float](repeating: 1, count: rows.count), lowestLayer: buffers.map(\.layer).min()!,
-            gradient: nil,
-            dense: dense)
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+            let rows = part.predictors
+            _ = run(
+                part, rows, scales: [Float](repeating: 1, count: rows.count), lowestLayer: buffers.map(\.layer).min()!,
+                gradient: nil, dense: dense)
+        }
         for buffer in buffers {
             let path = KernelPath.active.rawValue
             gradients[buffer.name, default: [Float](repeating: 0, count: buffer.values.count)].withUnsafeMutableBufferPointer {
@@ -163,10 +191,14 @@ public final class AdaptedModel {
     /// - Throws: `Failure` if a token is outside the vocabulary or a sequence is too long
     public func loss(_ batch: TokenBatch) throws(Failure) -> [(loss: Double, targets: Int)] {
         try check(batch)
+        return batch.parts(ofTokens: ActivationMemory.tokensAtOnce).flatMap { partLoss($0) }
+    }
+
+    private func partLoss(_ batch: TokenBatch) -> [(loss: Double, targets: Int)] {
         let rows = batch.predictors
         var result = [(loss: Double, targets: Int)](repeating: (0, 0), count: batch.sequenceCount)
         guard !rows.isEmpty else { return result }
-        let output = forward(batch, savedFrom: model.layers.count)
+        let output = forward(batch, savedFrom: model.layers.count, shape(keepsAttended: false))
         let losses = head.loss(
             normedStates(output, rows), targets: rows.map { batch.tokens[$0 + 1] })
         var sequence = 0
@@ -183,9 +215,10 @@ public final class AdaptedModel {
     public func logits(_ batch: TokenBatch) throws(Failure) -> [Float] {
         try check(batch)
         guard !batch.tokens.isEmpty else { return [] }
-        let states = normedStates(forward(batch, savedFrom: model.layers.count), Array(batch.tokens.indices))
+        let states = normedStates(
+            forward(batch, savedFrom: model.layers.count, shape(keepsAttended: false)), Array(batch.tokens.indices))
         return [Float](unsafeUninitializedCapacity: batch.tokens.count * vocabulary) { target, initialized in
-            head.logits(states, count: batch.tokens.count, into: target.baseAddress!)
+            head.logits(states, count: batch.tokens.count, into: target.baseAddress!, lead: vocabulary)
             initialized = batch.tokens.count * vocabulary
         }
     }
@@ -196,22 +229,26 @@ public final class AdaptedModel {
     // MARK: - How it runs
 
     /// The blocks whose activations are saved: those from the first index on that fit into the limit.
-    private func firstSavedLayer(_ tokens: Int, lowest: Int) -> Int {
-        let perLayer = max(1, shape.recordBytesPerToken * max(1, tokens))
-        return max(lowest, model.layers.count - activationMemoryLimit / perLayer)
+    private func firstSavedLayer(_ tokens: Int, lowest: Int, _ shape: BlockShape) -> Int {
+        let perBlock = ActivationMemory.recordBytes(shape, tokens: tokens, saved: savedActivations)
+        return max(lowest, model.layers.count - activationMemoryLimit / max(1, perBlock))
     }
 
     /// Hidden states after the last block, `[tokens, hidden]`. Inputs of the blocks from `savedFrom` on stay in
     /// `residuals[layer]`.
-    private func forward(_ batch: TokenBatch, savedFrom: Int) -> UnsafeMutablePointer<Float> {
+    private func forward(_ batch: TokenBatch, savedFrom: Int, _ shape: BlockShape) -> UnsafeMutablePointer<Float> {
         let tokens = batch.tokens.count
         let count = model.layers.count
-        let shape = shape
-        let firstSaved = firstSavedLayer(tokens, lowest: savedFrom)
-        // Record 0 is shared by the blocks that are not saved.
-        while records.count < 1 + count - firstSaved { records.append(BlockRecord()) }
-        if firstSaved > 0 { records[0].reserve(shape, tokens: tokens) }
-        for record in records[1..<1 + count - firstSaved] { record.reserve(shape, tokens: tokens) }
+        let firstSaved = firstSavedLayer(tokens, lowest: savedFrom, shape)
+        // Record 0 is shared by the blocks that are not saved, or by all if records are saved rounded.
+        let own = savedActivations == .float32 ? count - firstSaved : 0
+        while records.count < 1 + own { records.append(BlockRecord()) }
+        if own < count { records[0].reserve(shape, tokens: tokens) }
+        for record in records[1..<1 + own] { record.reserve(shape, tokens: tokens) }
+        if savedActivations != .float32, savedFrom < count {
+            // One more than is kept: a block that runs again is rounded too.
+            while savedRecords.count < 1 + count - firstSaved { savedRecords.append(SavedRecord()) }
+        }
         let kept = count - savedFrom
         while residuals.count < kept + 3 { residuals.append(FloatBuffer()) }
         for buffer in residuals[0..<kept + 3] { buffer.reserve(tokens * hidden) }
@@ -219,10 +256,11 @@ public final class AdaptedModel {
         embed(batch.tokens, into: residual(0, savedFrom: savedFrom))
         withPlaces(batch) { places in
             for layer in 0..<count {
+                let record = record(layer, firstSaved: firstSaved)
                 block(layer, shape).forward(
-                    residual(layer, savedFrom: savedFrom), places, record: record(layer, firstSaved: firstSaved),
-                    workspace: workspace,
+                    residual(layer, savedFrom: savedFrom), places, record: record, workspace: workspace,
                     into: residual(layer + 1, savedFrom: savedFrom))
+                if savedActivations != .float32, layer >= firstSaved { savedRecords[1 + layer - firstSaved].save(record) }
             }
         }
         return residual(count, savedFrom: savedFrom)
@@ -233,7 +271,9 @@ public final class AdaptedModel {
         residuals[layer < savedFrom ? layer & 1 : 2 + layer - savedFrom].pointer
     }
 
-    private func record(_ layer: Int, firstSaved: Int) -> BlockRecord { records[layer < firstSaved ? 0 : 1 + layer - firstSaved] }
+    private func record(_ layer: Int, firstSaved: Int) -> BlockRecord {
+        records[savedActivations != .float32 || layer < firstSaved ? 0 : 1 + layer - firstSaved]
+    }
 
     private func block(_ layer: Int, _ shape: BlockShape) -> Block {
         Block(shape: shape, layer: model.layers[layer], maps: binding.maps[layer])
@@ -295,7 +335,9 @@ public final class AdaptedModel {
     ) -> [Double] {
         guard !rows.isEmpty else { return [] }
         let (tokens, count, hidden) = (batch.tokens.count, model.layers.count, hidden)
-        let output = forward(batch, savedFrom: lowestLayer)
+        let reads = dense.values.contains { $0[LanguageModel.Place.output.rawValue] != nil }
+        let shape = shape(keepsAttended: reads || gradient != nil && binding.trainsOutputA)
+        let output = forward(batch, savedFrom: lowestLayer, shape)
         let states = normedStates(output, rows)
         let targets = rows.map { batch.tokens[$0 + 1] }
         guard lowestLayer < count else { return head.loss(states, targets: targets) }
@@ -313,8 +355,7 @@ public final class AdaptedModel {
                     hidden, carried + rows[index] * hidden, hidden, 0)
             }
         }
-        let shape = shape
-        let firstSaved = firstSavedLayer(tokens, lowest: lowestLayer)
+        let firstSaved = firstSavedLayer(tokens, lowest: lowestLayer, shape)
         withPlaces(batch) { places in
             for layer in (lowestLayer..<count).reversed() {
                 let block = block(layer, shape)
@@ -323,6 +364,11 @@ public final class AdaptedModel {
                 if layer < firstSaved {
                     // Its record was another block's since; its output goes where nobody reads it.
                     block.forward(input, places, record: record, workspace: workspace, into: residuals[0].pointer)
+                }
+                if savedActivations != .float32 {
+                    let saved = savedRecords[max(0, 1 + layer - firstSaved)]
+                    if layer < firstSaved { saved.save(record) }
+                    saved.restore(record)
                 }
                 block.backward(
                     input, places, record: record, workspace: workspace, residualGradient: carried,
@@ -338,7 +384,7 @@ extension AdaptedModel {
     /// What a decoder needs for tokens that follow `past` others: hidden states of the last one, normed.
     func decode(_ tokens: [Int32], caches: [KeyValueCache], past: Int, memory: DecoderMemory) -> UnsafeMutablePointer<Float> {
         let count = tokens.count
-        let (hidden, shape) = (model.configuration.hiddenSize, shape)
+        let (hidden, shape) = (model.configuration.hiddenSize, shape(keepsAttended: false))
         memory.record.reserve(shape, tokens: count)
         memory.workspace.reserve(shape, tokens: count, backward: false)
         memory.first.reserve(count * hidden)

@@ -49,6 +49,8 @@ final class AdapterBinding {
     let projectionWidth: Int
     /// The lowest layer with a trained branch; the number of layers if there is none.
     let lowestTrainedLayer: Int
+    /// Whether some layer trains an A that reads what attention wrote.
+    let trainsOutputA: Bool
 
     /// - Throws: `Failure` if a tensor belongs to no linear map of the model, has a shape that does not fit it, or lacks
     ///   its counterpart
@@ -140,12 +142,35 @@ final class AdapterBinding {
         self.maps = maps
         projectionWidth = width
         lowestTrainedLayer = lowest
+        trainsOutputA = maps.contains { layer in
+            layer[LanguageModel.Place.output.rawValue].branches.contains { $0.gradientA != nil }
+        }
         update(weights)
     }
 
     /// Whether these weights have the layouts that this binding was made for.
     func accepts(_ weights: AdapterWeights) -> Bool {
         [weights.trained.layout, weights.frozen?.layout, weights.correction?.layout] == layouts
+    }
+
+    var trainedLayout: AdapterLayout { layouts[0]! }
+
+    /// The present values; the trained ones come first.
+    var weights: AdapterWeights {
+        var start = 0
+        let states = layouts.map { layout in
+            layout.map { layout in
+                defer { start += layout.parameterCount }
+                return AdapterState(
+                    layout: layout,
+                    values: Array(UnsafeBufferPointer(start: values.pointer + start, count: layout.parameterCount)))
+            }
+        }
+        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: states[2])
+    }
+
+    func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) {
+        body(UnsafeMutableBufferPointer(start: values.pointer, count: trainedLayout.parameterCount))
     }
 
     /// Copies the values.

@@ -17,9 +17,12 @@ struct BlockShape {
     let projectionWidth: Int
     let hasQueryKeyNorm: Bool
     let compute: ComputeType
+    /// Whether backward reads what attention wrote: only for the gradient of an A, or of a whole matrix, that reads it.
+    let keepsAttended: Bool
 
-    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType) {
+    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType, keepsAttended: Bool) {
         self.compute = compute
+        self.keepsAttended = keepsAttended
         hidden = configuration.hiddenSize
         intermediate = configuration.intermediateSize
         attention = Attention(
@@ -33,13 +36,17 @@ struct BlockShape {
     var queryWidth: Int { attention.queryWidth }
     var keyWidth: Int { attention.keyWidth }
 
-    /// Bytes of a block's record, a token.
-    var recordBytesPerToken: Int { 4 * BlockRecord.floatsPerToken(self) }
 }
 
-/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory.
+/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory. What stays exact
+/// where records are saved rounded comes first; what need not be saved, last.
 final class BlockRecord {
     private let memory = FloatBuffer()
+    /// Floats of the first part, and of the two parts that are saved.
+    private(set) var exactCount = 0
+    private(set) var savedCount = 0
+    var pointer: UnsafeMutablePointer<Float> { memory.pointer }
+
     private(set) var queries: UnsafeMutablePointer<Float>
     private(set) var keys: UnsafeMutablePointer<Float>
     private(set) var values: UnsafeMutablePointer<Float>
@@ -59,15 +66,29 @@ final class BlockRecord {
     private(set) var up: UnsafeMutablePointer<Float>
     private(set) var projections: UnsafeMutablePointer<Float>
 
-    static func floatsPerToken(_ shape: BlockShape) -> Int { widths(shape).reduce(0, +) }
-
-    private static func widths(_ shape: BlockShape) -> [Int] {
+    /// Floats a token of each part of the record.
+    private static func widths(_ shape: BlockShape) -> (exact: [Int], rounded: [Int], attended: Int) {
         let normed = shape.hasQueryKeyNorm ? 1 : 0
         let (q, k) = (shape.queryWidth, shape.keyWidth)
-        return [
-            q, k, k, normed * q, normed * k, normed * shape.attention.headCount, normed * shape.attention.keyValueHeadCount, q,
-            shape.attention.headCount, shape.hidden, 1, 1, shape.intermediate, shape.intermediate, shape.projectionWidth,
-        ]
+        let (heads, keyHeads) = (shape.attention.headCount, shape.attention.keyValueHeadCount)
+        return (
+            [1, 1, heads, normed * heads, normed * keyHeads],
+            [q, k, k, normed * q, normed * k, shape.hidden, shape.intermediate, shape.intermediate, shape.projectionWidth], q
+        )
+    }
+
+    /// Each part begins on a boundary of 64 bytes.
+    private static func size(_ width: Int, _ tokens: Int) -> Int { (width * tokens + 15) / 16 * 16 }
+
+    /// Floats that `tokens` tokens take: what stays exact, what may be rounded, and what is not saved.
+    static func sizes(_ shape: BlockShape, tokens: Int) -> (exact: Int, rounded: Int, passing: Int) {
+        let widths = widths(shape)
+        let attended = size(widths.attended, tokens)
+        return (
+            widths.exact.reduce(0) { $0 + size($1, tokens) },
+            widths.rounded.reduce(0) { $0 + size($1, tokens) } + (shape.keepsAttended ? attended : 0),
+            shape.keepsAttended ? 0 : attended
+        )
     }
 
     init() {
@@ -90,28 +111,30 @@ final class BlockRecord {
     }
 
     func reserve(_ shape: BlockShape, tokens: Int) {
-        // Each part on a boundary of 64 bytes.
-        let sizes = Self.widths(shape).map { ($0 * tokens + 15) / 16 * 16 }
-        var next = memory.reserve(sizes.reduce(0, +))
-        func take(_ index: Int) -> UnsafeMutablePointer<Float> {
-            defer { next += sizes[index] }
+        let sizes = Self.sizes(shape, tokens: tokens)
+        exactCount = sizes.exact
+        savedCount = sizes.exact + sizes.rounded
+        var next = memory.reserve(savedCount + sizes.passing)
+        let widths = Self.widths(shape)
+        let parts = (widths.exact + widths.rounded + [widths.attended]).map { width in
+            defer { next += Self.size(width, tokens) }
             return next
         }
-        queries = take(0)
-        keys = take(1)
-        values = take(2)
-        plainQueries = take(3)
-        plainKeys = take(4)
-        queryInverses = take(5)
-        keyInverses = take(6)
-        attended = take(7)
-        normalizers = take(8)
-        middle = take(9)
-        inputInverses = take(10)
-        middleInverses = take(11)
-        gate = take(12)
-        up = take(13)
-        projections = take(14)
+        inputInverses = parts[0]
+        middleInverses = parts[1]
+        normalizers = parts[2]
+        queryInverses = parts[3]
+        keyInverses = parts[4]
+        queries = parts[5]
+        keys = parts[6]
+        values = parts[7]
+        plainQueries = parts[8]
+        plainKeys = parts[9]
+        middle = parts[10]
+        gate = parts[11]
+        up = parts[12]
+        projections = parts[13]
+        attended = parts[14]
     }
 }
 
@@ -375,7 +398,7 @@ struct Block {
         let keyGradient = workspace.keyGradient.pointer
         shape.attention.backward(
             queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
-            output: record.attended, normalizers: record.normalizers, outputGradient: workspace.attendedGradient.pointer,
+            normalizers: record.normalizers, outputGradient: workspace.attendedGradient.pointer,
             shares: workspace.shares.pointer, queryGradient: queryGradient, keyGradient: keyGradient,
             valueGradient: workspace.valueGradient.pointer)
         let d = shape.attention.headSize

@@ -94,18 +94,20 @@ public struct Optimizer: Sendable {
 
     /// One step: `values` and `gradient` have as many values as the tensors given at the start.
     public mutating func step(_ values: inout [Float], gradient: [Float], learningRate: Double) {
+        values.withUnsafeMutableBufferPointer { step($0, gradient: gradient, learningRate: learningRate) }
+    }
+
+    mutating func step(_ values: UnsafeMutableBufferPointer<Float>, gradient: [Float], learningRate: Double) {
         let count = parts.last?.range.upperBound ?? 0
         precondition(
             values.count == count && gradient.count == count,
             "\(values.count) values and \(gradient.count) gradients for tensors of \(count)")
         steps += 1
-        values.withUnsafeMutableBufferPointer { values in
-            gradient.withUnsafeBufferPointer { gradient in
-                guard let w = values.baseAddress, let g = gradient.baseAddress else { return }
-                switch name {
-                case .adamw, .adamw8bit: adamW(w, g, learningRate)
-                case .sgd: sgd(w, g, learningRate)
-                }
+        gradient.withUnsafeBufferPointer { gradient in
+            guard let w = values.baseAddress, let g = gradient.baseAddress else { return }
+            switch name {
+            case .adamw, .adamw8bit: adamW(w, g, learningRate)
+            case .sgd: sgd(w, g, learningRate)
             }
         }
     }

@@ -165,7 +165,7 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
         }
         let both = onEveryPath { path in
             var (q, ds) = (scores, dp)
-            tributary_causal_softmax_backward(path, &q, &ds, stride, rows, columns, visible, scale, normalizers, dots)
+            tributary_causal_softmax_backward(path, &q, &ds, stride, rows, columns, visible, scale, normalizers)
             return q + ds
         }
         for row in 0..<rows {

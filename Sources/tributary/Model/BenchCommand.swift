@@ -110,7 +110,8 @@ struct BenchTrainCommand: ParsableCommand {
             }
             return
         }
-        let seconds = try measure().clock.sorted()[steps / 2]
+        let times = try measure()
+        let seconds = times.clock.sorted()[steps / 2]
         line.finish()
         let peakMemory = peakGiB()
         let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
@@ -122,6 +123,7 @@ struct BenchTrainCommand: ParsableCommand {
         result.write(
             [
                 ("tokens_per_second", real(tokens / seconds)), ("seconds_per_step", real(seconds)),
+                ("processor_seconds_per_step", real(times.processor.sorted()[steps / 2])),
                 ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
             ] + setting(language) + [("loss", real(loss))]
         ) {
