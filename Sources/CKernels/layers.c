@@ -101,6 +101,15 @@ void tributary_dot_rows(int path, const float *matrix, long stride, long rows, l
     CHOOSE(dot_rows, (matrix, stride, rows, columns, x, out));
 }
 
+BODY void row_dots_body(const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out) {
+    for (long row = 0; row < rows; row++) out[row] = dot_body(a + row * a_stride, b + row * b_stride, columns);
+}
+VARIANTS(void, row_dots, (const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out),
+         (a, a_stride, b, b_stride, rows, columns, out))
+void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out) {
+    CHOOSE(row_dots, (a, a_stride, b, b_stride, rows, columns, out));
+}
+
 BODY void add_body(float *x, const float *y, long count) {
     for (long i = 0; i < count; i++) x[i] += y[i];
 }
@@ -285,12 +294,12 @@ void tributary_causal_softmax(int path, float *scores, long stride, long rows, l
 }
 
 BODY void causal_softmax_backward_body(float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer) {
+                                       float scale, const float *normalizer, const float *dots) {
     const f32x16 zero = {};
     for (long row = 0; row < rows; row++) {
         float *s = scores + row * stride, *d = dp + row * stride;
         long count = visible_count(row, columns, visible), end = (count + LANES - 1) / LANES * LANES;
-        f32x16 dots = {};
+        f32x16 products = {}, sums = {};
         for (long i = 0; i < end; i += LANES) {
             f32x16 p = LOAD(s + i) * SPLAT(scale) - SPLAT(normalizer[row]), outer = LOAD(d + i);
             exp_lanes(&p, &p);
@@ -300,20 +309,22 @@ BODY void causal_softmax_backward_body(float *scores, float *dp, long stride, lo
                 choose(&inside, &outer, &zero, &outer);
                 STORE(d + i, outer);
             }
-            dots += p * outer;
+            products += p * outer;
+            sums += p;
             STORE(s + i, p);
         }
-        float dot = sum_lanes(&dots);
+        // The sum of p is 1 but for rounding; divided by it, a row of ds adds up to 0 as it should.
+        float dot = dots ? dots[row] : sum_lanes(&products) / sum_lanes(&sums);
         for (long i = 0; i < end; i += LANES) STORE(d + i, LOAD(s + i) * (LOAD(d + i) - SPLAT(dot)) * SPLAT(scale));
         for (long i = end; i < columns; i++) s[i] = d[i] = 0;
     }
 }
 VARIANTS(void, causal_softmax_backward,
-         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer),
-         (scores, dp, stride, rows, columns, visible, scale, normalizer))
+         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer, const float *dots),
+         (scores, dp, stride, rows, columns, visible, scale, normalizer, dots))
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer) {
-    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer));
+                                       float scale, const float *normalizer, const float *dots) {
+    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer, dots));
 }
 
 // ---- loss --------------------------------------------------------------------------------------------------------

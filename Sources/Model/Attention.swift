@@ -3,7 +3,7 @@
 /// For one head of one sequence, with queries Q, keys K, values V `[S, d]` and c = 1 / sqrt(d):
 ///
 ///     P = softmax(c Q K^T, causal)      O  = P V
-///     dV = P^T dO    dP = dO V^T        dS = c P (dP - rowsum(P dP))    dQ = dS K    dK = dS^T Q
+///     dV = P^T dO    dP = dO V^T        dS = c P (dP - rowsum(dO O))    dQ = dS K    dK = dS^T Q
 ///
 /// Only a tile `[64, S]` of P exists at a time; backward computes it again from each row's log of its sum
 /// (Dao et al. 2022, arXiv:2205.14135, appendix B).
@@ -70,12 +70,12 @@ struct Attention {
     /// Gradients of queries, keys and values from that of the output; no earlier tokens.
     ///
     /// - Parameters:
-    ///   - normalizers: what forward wrote
+    ///   - output, normalizers: what forward wrote; without the output, rowsum(P dP) takes the place of rowsum(dO O)
     ///   - outputGradient: dO `[tokens, headCount headSize]`
     ///   - shares: room for dK and dV of every query head, 2 x `[tokens, headCount headSize]`
     func backward(
         queries: UnsafePointer<Float>, keys: UnsafePointer<Float>, values: UnsafePointer<Float>, tokens: Int,
-        sequences: [Range<Int>], normalizers: UnsafePointer<Float>,
+        sequences: [Range<Int>], output: UnsafePointer<Float>?, normalizers: UnsafePointer<Float>,
         outputGradient: UnsafePointer<Float>, shares: UnsafeMutablePointer<Float>, queryGradient: UnsafeMutablePointer<Float>,
         keyGradient: UnsafeMutablePointer<Float>, valueGradient: UnsafeMutablePointer<Float>
     ) {
@@ -99,15 +99,18 @@ struct Attention {
                 let rows = min(Self.tileRows, range.count - start)
                 let visible = start + rows
                 let lead = Self.stride(visible)
-                let p = Scratch.scores.floats(2 * rows * lead)
+                let p = Scratch.scores.floats(2 * rows * lead + rows)
                 let ds = p + rows * lead
+                let dots = ds + rows * lead
                 let first = (range.lowerBound + start) * width + head * d
                 gemm(transposeB: true, m: rows, n: visible, k: d, queries + first, lda: width, k, ldb: keyWidth, p, ldc: lead)
                 gemm(
                     transposeB: true, m: rows, n: visible, k: d, outputGradient + first, lda: width, v, ldb: keyWidth, ds,
                     ldc: lead)
+                if let output { tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots) }
                 tributary_causal_softmax_backward(
-                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start)
+                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start,
+                    output == nil ? nil : dots)
                 let beta: Float = tile == tiles - 1 ? 0 : 1
                 gemm(
                     transposeA: true, m: visible, n: d, k: rows, p, lda: lead, outputGradient + first, ldb: width, beta: beta, dv,

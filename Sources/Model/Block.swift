@@ -398,7 +398,8 @@ struct Block {
         let keyGradient = workspace.keyGradient.pointer
         shape.attention.backward(
             queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
-            normalizers: record.normalizers, outputGradient: workspace.attendedGradient.pointer,
+            output: shape.keepsAttended ? record.attended : nil, normalizers: record.normalizers,
+            outputGradient: workspace.attendedGradient.pointer,
             shares: workspace.shares.pointer, queryGradient: queryGradient, keyGradient: keyGradient,
             valueGradient: workspace.valueGradient.pointer)
         let d = shape.attention.headSize

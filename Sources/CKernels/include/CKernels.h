@@ -94,9 +94,9 @@ void tributary_swiglu_backward(int path, float *gate, float *up, const float *dh
 void tributary_causal_softmax(int path, float *scores, long stride, long rows, long columns, long visible, float scale,
                               float *normalizer);
 /// Backward of the same tile: scores becomes p = exp(scale s - normalizer) (0 beyond the visible part), and
-/// dp becomes ds = p (dp - sum of p dp over the row) scale.
+/// dp becomes ds = p (dp - dot) scale with each row's dot, which is the sum of p dp; NULL lets it be computed from these.
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer);
+                                       float scale, const float *normalizer, const float *dots);
 
 /// -log softmax(logits)[target] in nats, in double. Unless scale is 0 (no gradient wanted), logits becomes
 /// (softmax - onehot(target)) scale.
@@ -109,6 +109,8 @@ void tributary_rms_norm_bf16(int path, const float *x, long x_stride, const floa
 void tributary_swiglu_bf16(int path, const float *gate, const float *up, long rows, long columns, uint16_t *h, long h_stride);
 double tributary_cross_entropy_bf16(int path, float *logits, long count, long target, float scale, uint16_t *gradient);
 
+/// out[i] = sum of a[i][k] b[i][k] over columns, for each row.
+void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out);
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
 
