@@ -9,10 +9,12 @@ public enum ActivationMemory {
     /// then costs about 3 % of multiplying with it, and what waits for the backward pass does not grow with the batch.
     static let tokensAtOnce = 512
 
+    /// A thread's packed slabs, decoded tiles and small products, at most.
+    static let scratchBytes = 4 << 20
+
     /// Bytes of a block's activations that wait for its backward pass.
     static func recordBytes(_ shape: BlockShape, tokens: Int, saved: ComputeType) -> Int {
         guard saved == .float32 else { return SavedRecord.byteCount(shape, tokens: tokens) }
-        let sizes = BlockRecord.sizes(shape, tokens: tokens)
-        return 4 * (sizes.exact + sizes.rounded + sizes.passing)
+        return BlockRecord.byteCount(shape, tokens: tokens)
     }
 }

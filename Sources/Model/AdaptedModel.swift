@@ -50,6 +50,12 @@ public final class AdaptedModel {
         }
     }
 
+    /// Keeps activations as planned.
+    public func use(_ plan: MemoryPlan) {
+        savedActivations = plan.savedActivations
+        activationMemoryLimit = plan.activationLimit
+    }
+
     /// The adapter's present values.
     public var weights: AdapterWeights { binding.weights }
     /// What is trained.

@@ -17,7 +17,7 @@ struct Attention {
     let headSize: Int
 
     /// Queries of a tile.
-    private static let tileRows = 64
+    static let tileRows = 64
 
     var queryWidth: Int { headCount * headSize }
     var keyWidth: Int { keyValueHeadCount * headSize }

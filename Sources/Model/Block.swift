@@ -110,6 +110,11 @@ final class BlockRecord {
         projections = start
     }
 
+    static func byteCount(_ shape: BlockShape, tokens: Int) -> Int {
+        let sizes = sizes(shape, tokens: tokens)
+        return 4 * (sizes.exact + sizes.rounded + sizes.passing)
+    }
+
     func reserve(_ shape: BlockShape, tokens: Int) {
         let sizes = Self.sizes(shape, tokens: tokens)
         exactCount = sizes.exact
@@ -153,6 +158,15 @@ final class BlockWorkspace {
     let shares = FloatBuffer()
     let projectionGradients = FloatBuffer()
     let halves = HalfWorkspace()
+
+    /// Bytes of everything here, forward and backward.
+    static func byteCount(_ shape: BlockShape, tokens: Int) -> Int {
+        let (h, f, q, k) = (shape.hidden, shape.intermediate, shape.queryWidth, shape.keyWidth)
+        let floats = 2 * h + 2 * f + 4 * q + 2 * k + shape.projectionWidth
+        // Rows of x, and of dy of up to three maps.
+        let halves = shape.compute == .bfloat16 ? max(h, f, q) + max(h, f, q) + max(f, k) + k + 2 * shape.projectionWidth : 0
+        return tokens * (4 * floats + 2 * halves)
+    }
 
     func reserve(_ shape: BlockShape, tokens: Int, backward: Bool) {
         normed.reserve(tokens * shape.hidden)

@@ -89,6 +89,15 @@ public struct Optimizer: Sendable {
         second = Moments(floats: [Float](repeating: 0, count: floats), codes: BlockCodes(zeros: coded, map: .unsigned))
     }
 
+    /// Bytes that the moments of tensors of these sizes will take.
+    public static func stateByteCount(_ name: OptimizerName, tensorCounts: [Int]) -> Int {
+        guard name != .sgd else { return 0 }
+        return tensorCounts.reduce(0) { sum, count in
+            let blocks = (count + BlockCodes.blockSize - 1) / BlockCodes.blockSize
+            return sum + (name == .adamw8bit && count >= smallestCoded ? 2 * blocks * (BlockCodes.blockSize + 4) : 8 * count)
+        }
+    }
+
     /// Bytes of the moments.
     public var stateByteCount: Int { first.byteCount + second.byteCount }
 

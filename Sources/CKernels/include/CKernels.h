@@ -24,6 +24,8 @@ long tributary_limit_threads(long count);
 /// the same thread; kept and reused, freed when the thread ends. Aborts if the machine has no memory left.
 #define TRIBUTARY_SCRATCH_SLOTS 12
 void *tributary_scratch(int slot, size_t bytes);
+/// How often a scratch block has grown, on any thread.
+long tributary_scratch_growths(void);
 
 // ---- path.c: which instructions to use ---------------------------------------------------------------------------
 
