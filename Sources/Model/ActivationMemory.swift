@@ -13,8 +13,7 @@ public enum ActivationMemory {
     static let scratchBytes = 4 << 20
 
     /// Bytes of a block's activations that wait for its backward pass.
-    static func recordBytes(_ shape: BlockShape, tokens: Int, saved: ComputeType) -> Int {
-        guard saved == .float32 else { return SavedRecord.byteCount(shape, tokens: tokens) }
-        return BlockRecord.byteCount(shape, tokens: tokens)
+    static func bytes(_ sizes: RecordSizes, saved: ComputeType) -> Int {
+        saved == .float32 ? 4 * (sizes.exact + sizes.rounded + sizes.passing) : SavedRecord.byteCount(sizes)
     }
 }

@@ -38,35 +38,34 @@ struct BlockShape {
 
 }
 
-/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory. What stays exact
-/// where records are saved rounded comes first; what need not be saved, last.
-final class BlockRecord {
-    private let memory = FloatBuffer()
-    /// Floats of the first part, and of the two parts that are saved.
-    private(set) var exactCount = 0
-    private(set) var savedCount = 0
-    var pointer: UnsafeMutablePointer<Float> { memory.pointer }
+/// What a block's forward keeps for its backward, for each of `tokens` tokens.
+final class BlockRecord: ActivationRecord {
+    private var starts: [Int] = []
 
-    private(set) var queries: UnsafeMutablePointer<Float>
-    private(set) var keys: UnsafeMutablePointer<Float>
-    private(set) var values: UnsafeMutablePointer<Float>
-    /// Queries and keys before their norm (Qwen3), and 1 / rms of each head.
-    private(set) var plainQueries: UnsafeMutablePointer<Float>
-    private(set) var plainKeys: UnsafeMutablePointer<Float>
-    private(set) var queryInverses: UnsafeMutablePointer<Float>
-    private(set) var keyInverses: UnsafeMutablePointer<Float>
-    /// O of attention, and the log of each softmax's sum, `[heads, tokens]`.
-    private(set) var attended: UnsafeMutablePointer<Float>
-    private(set) var normalizers: UnsafeMutablePointer<Float>
-    /// x', and 1 / rms of x and x'.
-    private(set) var middle: UnsafeMutablePointer<Float>
-    private(set) var inputInverses: UnsafeMutablePointer<Float>
-    private(set) var middleInverses: UnsafeMutablePointer<Float>
-    private(set) var gate: UnsafeMutablePointer<Float>
-    private(set) var up: UnsafeMutablePointer<Float>
-    private(set) var projections: UnsafeMutablePointer<Float>
+    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { pointer + starts[index] }
+    /// 1 / rms of x and x'.
+    var inputInverses: UnsafeMutablePointer<Float> { part(0) }
+    var middleInverses: UnsafeMutablePointer<Float> { part(1) }
+    /// The log of each softmax's sum, `[heads, tokens]`.
+    var normalizers: UnsafeMutablePointer<Float> { part(2) }
+    /// Of queries and keys before their norm (Qwen3), 1 / rms of each head.
+    var queryInverses: UnsafeMutablePointer<Float> { part(3) }
+    var keyInverses: UnsafeMutablePointer<Float> { part(4) }
+    var queries: UnsafeMutablePointer<Float> { part(5) }
+    var keys: UnsafeMutablePointer<Float> { part(6) }
+    var values: UnsafeMutablePointer<Float> { part(7) }
+    /// Queries and keys before their norm (Qwen3).
+    var plainQueries: UnsafeMutablePointer<Float> { part(8) }
+    var plainKeys: UnsafeMutablePointer<Float> { part(9) }
+    /// x'.
+    var middle: UnsafeMutablePointer<Float> { part(10) }
+    var gate: UnsafeMutablePointer<Float> { part(11) }
+    var up: UnsafeMutablePointer<Float> { part(12) }
+    var projections: UnsafeMutablePointer<Float> { part(13) }
+    /// O of attention.
+    var attended: UnsafeMutablePointer<Float> { part(14) }
 
-    /// Floats a token of each part of the record.
+    /// Floats a token of each part.
     private static func widths(_ shape: BlockShape) -> (exact: [Int], rounded: [Int], attended: Int) {
         let normed = shape.hasQueryKeyNorm ? 1 : 0
         let (q, k) = (shape.queryWidth, shape.keyWidth)
@@ -77,11 +76,7 @@ final class BlockRecord {
         )
     }
 
-    /// Each part begins on a boundary of 64 bytes.
-    private static func size(_ width: Int, _ tokens: Int) -> Int { (width * tokens + 15) / 16 * 16 }
-
-    /// Floats that `tokens` tokens take: what stays exact, what may be rounded, and what is not saved.
-    static func sizes(_ shape: BlockShape, tokens: Int) -> (exact: Int, rounded: Int, passing: Int) {
+    static func sizes(_ shape: BlockShape, tokens: Int) -> RecordSizes {
         let widths = widths(shape)
         let attended = size(widths.attended, tokens)
         return (
@@ -91,55 +86,15 @@ final class BlockRecord {
         )
     }
 
-    init() {
-        let start = memory.pointer
-        queries = start
-        keys = start
-        values = start
-        plainQueries = start
-        plainKeys = start
-        queryInverses = start
-        keyInverses = start
-        attended = start
-        normalizers = start
-        middle = start
-        inputInverses = start
-        middleInverses = start
-        gate = start
-        up = start
-        projections = start
-    }
-
-    static func byteCount(_ shape: BlockShape, tokens: Int) -> Int {
-        let sizes = sizes(shape, tokens: tokens)
-        return 4 * (sizes.exact + sizes.rounded + sizes.passing)
-    }
-
     func reserve(_ shape: BlockShape, tokens: Int) {
-        let sizes = Self.sizes(shape, tokens: tokens)
-        exactCount = sizes.exact
-        savedCount = sizes.exact + sizes.rounded
-        var next = memory.reserve(savedCount + sizes.passing)
+        reserve(Self.sizes(shape, tokens: tokens))
+        var next = 0
+        starts.removeAll(keepingCapacity: true)
         let widths = Self.widths(shape)
-        let parts = (widths.exact + widths.rounded + [widths.attended]).map { width in
-            defer { next += Self.size(width, tokens) }
-            return next
+        for width in widths.exact + widths.rounded + [widths.attended] {
+            starts.append(next)
+            next += Self.size(width, tokens)
         }
-        inputInverses = parts[0]
-        middleInverses = parts[1]
-        normalizers = parts[2]
-        queryInverses = parts[3]
-        keyInverses = parts[4]
-        queries = parts[5]
-        keys = parts[6]
-        values = parts[7]
-        plainQueries = parts[8]
-        plainKeys = parts[9]
-        middle = parts[10]
-        gate = parts[11]
-        up = parts[12]
-        projections = parts[13]
-        attended = parts[14]
     }
 }
 

@@ -88,7 +88,9 @@ public struct MemoryPlan: Sendable {
         }
         for (name, shape) in configuration.denseTensors where shape.count == 2 {
             let bytes = try checkpoint.tensor(name).range.count
-            let isRead = configuration.tieWordEmbeddings || !name.contains("embed_tokens")
+            let isRead =
+                configuration.isEncoder
+                ? !name.contains("word_embeddings") : configuration.tieWordEmbeddings || !name.contains("embed_tokens")
             // Of an embedding that is no head, only the pages of the rows in use.
             mapped += isRead ? bytes : min(bytes, tokens * max(4096, bytes / max(1, shape[0])))
         }
@@ -103,13 +105,23 @@ public struct MemoryPlan: Sendable {
             widths[map.layerPath, default: 0] += specification.rank * (specification.method == .loraSB ? 2 : 1) + stack
         }
         let width = widths.values.max() ?? 0
-        let readsAttended = specification.method == .lora && specification.maps.contains { $0.moduleName == "o_proj" }
-        let shape = BlockShape(
-            configuration, projectionWidth: width, compute: training.compute, keepsAttended: readsAttended)
-        let record = ActivationMemory.recordBytes(shape, tokens: tokens, saved: training.savedActivations)
+        let work: (sizes: RecordSizes, workspace: Int, head: Int)
+        if configuration.isEncoder {
+            let shape = EncoderShape(configuration, projectionWidth: width, compute: training.compute)
+            work = (EncoderRecord.sizes(shape, tokens: tokens), EncoderWorkspace.byteCount(shape, tokens: tokens), 0)
+        } else {
+            let readsAttended = specification.method == .lora && specification.maps.contains { $0.moduleName == "o_proj" }
+            let shape = BlockShape(
+                configuration, projectionWidth: width, compute: training.compute, keepsAttended: readsAttended)
+            work = (
+                BlockRecord.sizes(shape, tokens: tokens), BlockWorkspace.byteCount(shape, tokens: tokens),
+                LanguageHead.byteCount(
+                    vocabulary: configuration.vocabularySize, hidden: configuration.hiddenSize, count: tokens,
+                    compute: training.compute)
+            )
+        }
+        let record = ActivationMemory.bytes(work.sizes, saved: training.savedActivations)
         let residuals = 4 * tokens * configuration.hiddenSize * (configuration.layerCount + 3)
-        let head = LanguageHead.byteCount(
-            vocabulary: configuration.vocabularySize, hidden: configuration.hiddenSize, count: tokens, compute: training.compute)
         let state = 4 * tokens * configuration.hiddenSize * 4
         let threads = Parallel.threadCount
         let scratch = threads * (ActivationMemory.scratchBytes + 4 * 2 * Attention.tileRows * training.sequenceLength)
@@ -123,9 +135,9 @@ public struct MemoryPlan: Sendable {
             Part(name: "inputs of blocks", bytes: residuals, isMapped: false),
             Part(
                 name: "one block at work",
-                bytes: BlockWorkspace.byteCount(shape, tokens: tokens) + BlockRecord.byteCount(shape, tokens: tokens),
+                bytes: work.workspace + 4 * (work.sizes.exact + work.sizes.rounded + work.sizes.passing),
                 isMapped: false),
-            Part(name: "head and loss", bytes: head + state, isMapped: false),
+            Part(name: "head and loss", bytes: work.head + state, isMapped: false),
             Part(name: "threads", bytes: scratch, isMapped: false),
         ]
         let sum = fixed.reduce(0) { $0 + $1.bytes }

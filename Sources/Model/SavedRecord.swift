@@ -11,15 +11,12 @@ final class SavedRecord {
     /// Floats of one task.
     private static let part = 1 << 14
 
-    /// Bytes of a record of `tokens` tokens.
-    static func byteCount(_ shape: BlockShape, tokens: Int) -> Int {
-        let sizes = BlockRecord.sizes(shape, tokens: tokens)
-        return 4 * sizes.exact + 2 * (sizes.rounded + part)
-    }
+    /// Bytes of a record of these sizes.
+    static func byteCount(_ sizes: RecordSizes) -> Int { 4 * sizes.exact + 2 * sizes.rounded }
 
-    func save(_ record: BlockRecord) {
+    func save(_ record: ActivationRecord) {
         exact.reserve(record.exactCount).update(from: record.pointer, count: record.exactCount)
-        let (count, source) = (record.savedCount - record.exactCount, record.pointer + record.exactCount)
+        let (count, source) = (record.roundedCount, record.pointer + record.exactCount)
         rounded.reserve(rows: 1, columns: count)
         let (target, path) = (rounded.pointer, KernelPath.active.rawValue)
         Parallel.forEach(count: (count + Self.part - 1) / Self.part) { task in
@@ -29,9 +26,9 @@ final class SavedRecord {
         }
     }
 
-    func restore(_ record: BlockRecord) {
+    func restore(_ record: ActivationRecord) {
         record.pointer.update(from: exact.pointer, count: record.exactCount)
-        let (count, target) = (record.savedCount - record.exactCount, record.pointer + record.exactCount)
+        let (count, target) = (record.roundedCount, record.pointer + record.exactCount)
         let (source, path) = (rounded.pointer, KernelPath.active.rawValue)
         Parallel.forEach(count: (count + Self.part - 1) / Self.part) { task in
             let range = Parallel.range(task, of: count, size: Self.part)
