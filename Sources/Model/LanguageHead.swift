@@ -33,9 +33,11 @@ final class LanguageHead {
     /// Logits `[count, vocabulary]` of normed hidden states `[count, hidden]`.
     func logits(_ states: UnsafePointer<Float>, count: Int, into target: UnsafeMutablePointer<Float>) {
         let (hidden, vocabulary) = (hidden, vocabulary)
-        let path = KernelPath.active.rawValue
-        let isSmall = count < LinearMaps.fewTokens
-        if compute == .bfloat16, !isSmall {
+        guard count >= FewTokens.limit else {
+            weight.multiply(FewTokens(states, count: count, columns: hidden, for: [weight]), into: target)
+            return
+        }
+        if compute == .bfloat16 {
             halfStates.reserve(rows: count, columns: hidden)
             forTokens(count) { range in
                 halfStates.round(states + range.lowerBound * hidden, lead: hidden, rows: range, columns: hidden)
@@ -43,21 +45,12 @@ final class LanguageHead {
             weight.multiply(halfStates, count: count, transposed: false, into: target)
             return
         }
-        let slab = isSmall ? LinearMaps.rowsPerSmallTask : Self.slab
-        Parallel.forEach(count: (vocabulary + slab - 1) / slab) { task in
-            let rows = Parallel.range(task, of: vocabulary, size: slab)
+        Parallel.forEach(count: (vocabulary + Self.slab - 1) / Self.slab) { task in
+            let rows = Parallel.range(task, of: vocabulary, size: Self.slab)
             weight.withTile(rows: rows, columns: 0..<hidden) { tile, lead in
-                if isSmall {
-                    for token in 0..<count {
-                        tributary_dot_rows(
-                            path, tile, lead, rows.count, hidden, states + token * hidden,
-                            target + token * vocabulary + rows.lowerBound)
-                    }
-                } else {
-                    gemm(
-                        transposeB: true, m: count, n: rows.count, k: hidden, states, lda: hidden, tile, ldb: lead,
-                        target + rows.lowerBound, ldc: vocabulary)
-                }
+                gemm(
+                    transposeB: true, m: count, n: rows.count, k: hidden, states, lda: hidden, tile, ldb: lead,
+                    target + rows.lowerBound, ldc: vocabulary)
             }
         }
     }

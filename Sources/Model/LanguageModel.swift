@@ -96,6 +96,9 @@ public final class LanguageModel: Sendable {
         return maps + embedding.byteCount + (configuration.tieWordEmbeddings ? 0 : head.byteCount)
     }
 
+    /// Bytes of the embedding, which are the head's too where the two are tied.
+    public var embeddingByteCount: Int { embedding.byteCount }
+
     /// How the linear maps are held, such as "nf4" or "bf16".
     public var weightFormat: String { layers.first?.weights.first?.formatName ?? head.formatName }
 
