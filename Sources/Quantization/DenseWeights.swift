@@ -95,6 +95,20 @@ struct StoredWeights: PackedWeights {
         }
     }
 
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        let product =
+            switch tensor.dtype {
+            case .bf16: tributary_gemv_bf16
+            case .f16: tributary_gemv_f16
+            default: tributary_gemv_f32
+            }
+        let start = tensor.bytes.baseAddress! + rows.lowerBound * x.columns * tensor.dtype.size
+        product(path.rawValue, start, x.columns, rows.count, x.columns, x.values, x.columns, x.count, y, lead)
+        return true
+    }
+
     /// The values of a range of the flattened matrix; its mapped pages are given back.
     func read(_ range: Range<Int>, into target: UnsafeMutablePointer<Float>) {
         decode(columns: count, rows: 0..<1, range, into: target, stride: range.count)
