@@ -151,6 +151,13 @@ let package = Package(
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "Privacy",
             ]),
+        tests(
+            "GGUFTests",
+            [
+                "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "Plan",
+                "Training",
+            ]),
         tests("CommandTests", ["Primitives", "Checkpoints"]),
         tests(
             "EngineFederationTests",

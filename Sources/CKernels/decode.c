@@ -158,18 +158,6 @@ void tributary_decode_bf16(int path, const void *values, long columns, long row0
     CHOOSE(bf16, (values, columns, row0, row1, column0, column1, out, stride));
 }
 
-static inline uint32_t f16_bits(uint16_t half) {
-    // Exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact, subnormals included;
-    // infinities and NaNs take the largest exponent.
-    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
-    float value;
-    memcpy(&value, &magnitude, 4);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, 4);
-    if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
-    return bits | (uint32_t)(half & 0x8000) << 16;
-}
-
 BODY void f16_body(const char *values, long columns, long row0, long row1, long column0, long column1, float *out, long stride) {
     for (long row = row0; row < row1; row++) {
         const char *from = values + 2 * (row * columns + column0);

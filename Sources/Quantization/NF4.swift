@@ -83,7 +83,7 @@ public enum NF4 {
         let source = try DenseSource(tensor)
         return try encode(name: "tensor \(tensor.name)", count: tensor.count, blockSize: blockSize, nested: nested) {
             range, target in
-            source.decode(columns: source.count, rows: 0..<1, range, into: target, stride: range.count)
+            source.decode(range, into: target)
             let bytes = tensor.range.lowerBound + range.lowerBound * tensor.dtype.size
             tensor.file.release(bytes..<bytes + range.count * tensor.dtype.size)
         }

@@ -30,7 +30,7 @@ extension QuantizedMatrix {
                     path.rawValue, matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
             }
             return
-        case .stored(let source) where source.tensor.dtype == .bf16:
+        case .stored(let source) where source.tensor.dtype == .bf16 && source.tensor.interleavedHeadSize == nil:
             var matrix = tributary_halves_matrix(values: source.tensor.bytes.baseAddress, stride: columns)
             tributary_bf16_pack_bf16(
                 path.rawValue, &matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)

@@ -66,7 +66,7 @@ public final class QuantizedMatrix: Sendable {
         self.init(rows: rows, columns: columns, .stored(try DenseSource(tensor)))
     }
 
-    /// "f32", "f16", "bf16", "nf4", "fp4" or "int8".
+    /// "f32", "f16", "bf16", "nf4", "fp4", "int8", or the name of GGML's blocks: "q4_k".
     public var formatName: String {
         switch form {
         case .dense: "f32"
@@ -157,6 +157,12 @@ public final class QuantizedMatrix: Sendable {
             let (codes, name) = try FourBitCodes.load(map: map, from: checkpoint)
             let matrix = QuantizedMatrix(codes, rows: rows, columns: columns, name: name)
             return form == .stored ? matrix : QuantizedMatrix(matrix.decoded(), rows: rows, columns: columns)
+        }
+        guard !tensor.dtype.isBlocks || form == .stored || form == .none else {
+            throw Failure(
+                .usage,
+                "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32"
+            )
         }
         switch form {
         case .stored: return try QuantizedMatrix(stored: tensor, rows: rows, columns: columns)
