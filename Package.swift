@@ -131,7 +131,7 @@ let package = Package(
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Plan"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "CKernels", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(
@@ -174,7 +174,11 @@ let package = Package(
 if Context.environment["TRIBUTARY_FUZZ"] != nil {
     let fuzzer = Target.executableTarget(
         name: "tributary-fuzz",
-        dependencies: ["Primitives", "Adapters", "UpdateCodec", "Wire", "Checkpoints", "Tokenizers", "Datasets"], path: "Fuzz",
+        dependencies: [
+            "Primitives", "Adapters", "UpdateCodec", "Wire", "LinearAlgebra", "Checkpoints", "Quantization", "Tokenizers",
+            "Datasets",
+        ],
+        path: "Fuzz",
         swiftSettings: strict)
     var needed: [Target] = [fuzzer]
     var index = 0

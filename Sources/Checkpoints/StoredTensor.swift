@@ -32,6 +32,15 @@ public struct StoredTensor: Sendable {
     /// `loadUnaligned`. Rows are in the file's order: see `runs`.
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: file.bytes[range]) }
 
+    /// Gives the mapped pages of all elements back: they stop counting as memory in use, and are read again when touched.
+    public func release() { file.release(range) }
+
+    /// Gives the mapped pages of a range of the flattened tensor back, where the range lies in one place.
+    public func release(_ elements: Range<Int>) {
+        guard interleavedHeadSize == nil, !dtype.isBlocks else { return }
+        file.release(range.lowerBound + elements.lowerBound * dtype.size..<range.lowerBound + elements.upperBound * dtype.size)
+    }
+
     /// The elements as floats.
     ///
     /// - Throws: `Failure` if they are integers.

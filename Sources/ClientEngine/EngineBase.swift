@@ -46,13 +46,9 @@ public final class EngineBase {
         }
         // Two forms of one base never stand in memory together.
         adapted = nil
-        let weightForm: WeightForm =
-            switch form {
-            case .stored: .stored
-            case .none: .none
-            case .int8: .int8
-            case .nf4: .nf4
-            }
+        guard let weightForm = WeightForm(rawValue: form.rawValue) else {
+            throw Failure(.internalError, "there is no weight format \(form.rawValue)")
+        }
         let model = try LanguageModel(
             checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)

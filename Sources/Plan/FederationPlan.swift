@@ -64,8 +64,10 @@ public enum QuantizationName: String, Codable, Sendable, CaseIterable {
     case stored
     /// Decoded to float32.
     case none
+    // Formats with an encoder (`WeightFormat.all` of the engine, which a coordinator does not link).
     case int8
     case nf4
+    case fp4
 }
 
 /// What the products with the frozen weights are computed in. A client that cannot do so is refused.

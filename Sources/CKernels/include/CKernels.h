@@ -67,8 +67,9 @@ enum { TRIBUTARY_GGML_Q8_0, TRIBUTARY_GGML_Q4_0, TRIBUTARY_GGML_Q4_K, TRIBUTARY_
 void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
                            long stride);
 
-/// NF4 codes and the scale of each block of `count` consecutive values, as bitsandbytes computes them.
+/// 4-bit codes and the scale of each block of `count` consecutive values, as bitsandbytes computes them.
 void tributary_encode_nf4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);
+void tributary_encode_fp4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);
 
 /// Bytes and scales of one row of `columns` values in runs of 64: q = round-half-even(w 127 / absmax), scale = absmax / 127.
 void tributary_encode_int8(int path, const float *values, long columns, int8_t *codes, float *scales);
