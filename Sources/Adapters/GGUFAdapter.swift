@@ -14,6 +14,9 @@ extension PEFTAdapter {
     /// - Parameter name: what `general.name` says
     /// - Throws: `Failure` if the adapter belongs to another base, or llama.cpp has no adapters for it
     public func writeGGUF(path: String, configuration: ModelConfiguration, name: String) throws(Failure) {
+        guard head.isEmpty, !configuration.isEncoder else {
+            throw Failure(.usage, "\(origin) belongs to a classifier, for which llama.cpp has no adapters")
+        }
         let entries = try entries(for: configuration.linearMaps)
         guard let first = entries.first else { throw Failure(.badData, "\(origin) holds no factors: there is nothing to write") }
         let isUniform = entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }

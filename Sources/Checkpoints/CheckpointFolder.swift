@@ -16,6 +16,8 @@ public final class CheckpointFolder: Sendable {
     private let quantizedMaps: Set<String>
     /// Nil for a folder.
     let gguf: GGUFModel?
+    /// Outputs of the classifier that the checkpoint itself holds; nil for none.
+    public let headLabelCount: Int?
 
     /// - Throws: `Failure` that names the file and the key or tensor that is missing, wrong or unsupported.
     public init(path: String) throws(Failure) {
@@ -23,7 +25,7 @@ public final class CheckpointFolder: Sendable {
         self.path = path
         let gguf = try Self.isFile(path) ? GGUFModel(file: try GGUFFile(path: path)) : nil
         self.gguf = gguf
-        let configuration: ModelConfiguration
+        var configuration: ModelConfiguration
         let tensors: [String: StoredTensor]
         if let gguf {
             configuration = try ModelConfiguration(json: gguf.configuration, path: path)
@@ -32,6 +34,7 @@ public final class CheckpointFolder: Sendable {
             configuration = try ModelConfiguration(folder: path)
             (weightFiles, tensors) = try Self.openFiles(path)
         }
+        configuration.useNames(of: tensors.keys)
         self.configuration = configuration
         self.tensors = tensors
         tensorNames = tensors.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
@@ -45,7 +48,11 @@ public final class CheckpointFolder: Sendable {
             return Failure(
                 .badData,
                 "\(path) lacks the tensor \(stored) that a \(configuration.architecture.rawValue) model needs"
-                    + (fused ? ": fused projections are not supported" : "; fetch the checkpoint again"))
+                    + (fused
+                        ? ": fused projections are not supported"
+                        : name == configuration.pooler.map { $0.name + ".weight" }
+                            ? ": a BERT classifier reads the pooler, so take a checkpoint that has it"
+                            : "; fetch the checkpoint again"))
         }
         func check(_ name: String, _ shape: [Int]) throws(Failure) {
             guard let tensor = tensors[name] else { throw missing(name) }
@@ -80,6 +87,11 @@ public final class CheckpointFolder: Sendable {
             quantizedMaps.insert(map.name)
         }
         self.quantizedMaps = quantizedMaps
+        headLabelCount = configuration.head(labelCount: 1).last.flatMap { tensors[$0.name + ".weight"]?.shape.first }
+        for map in headLabelCount.map(configuration.head) ?? [] {
+            try check(map.name + ".weight", [map.outputs, map.inputs])
+            try check(map.name + ".bias", [map.outputs])
+        }
     }
 
     public var parameterCount: Int { configuration.parameterCount }

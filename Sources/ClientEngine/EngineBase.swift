@@ -13,6 +13,8 @@ public final class EngineBase {
     public let checkpoint: CheckpointFolder
     public let text: ModelText
     private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName)?
+    /// Bytes that training may take in all; nil: the engine's own limit on activations.
+    public var memoryLimit: Int?
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
@@ -24,9 +26,48 @@ public final class EngineBase {
     /// An adapter that adds nothing.
     public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
 
-    /// Refuses a compute type that this processor lacks.
+    /// Refuses a compute type that this processor lacks, and a plan that does not fit into the memory limit.
     public func check(_ plan: FederationPlan) throws(Failure) {
-        _ = try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
+        _ = try computeType(plan)
+        if memoryLimit != nil { _ = try memoryPlan(for: plan) }
+    }
+
+    private func computeType(_ plan: FederationPlan) throws(Failure) -> ComputeType {
+        try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
+    }
+
+    private func savedActivations(_ plan: FederationPlan) throws(Failure) -> ComputeType {
+        switch plan.savedActivations {
+        case .auto: try computeType(plan)
+        case .float32: .float32
+        case .bfloat16: .bfloat16
+        }
+    }
+
+    private func form(_ plan: FederationPlan) throws(Failure) -> WeightForm {
+        guard let form = WeightForm(rawValue: plan.quantize.rawValue) else {
+            throw Failure(.internalError, "there is no weight format \(plan.quantize.rawValue)")
+        }
+        return form
+    }
+
+    /// What training at the plan's largest rank takes here.
+    /// - Throws: `Failure` if it does not fit into the limit
+    public func memoryPlan(for plan: FederationPlan) throws(Failure) -> MemoryPlan {
+        let specification = try plan.specification(rank: plan.ranks.max() ?? 1, maps: checkpoint.configuration.linearMaps)
+        let counts = specification.trainedLayout.tensors.map(\.count)
+        var training = MemoryPlan.Training(
+            specification: specification, sequences: plan.batchSize, sequenceLength: plan.sequenceLength,
+            optimizerBytes: Optimizer.stateByteCount(plan.optimizer, tensorCounts: counts), weights: try form(plan),
+            compute: try computeType(plan), savedActivations: try savedActivations(plan))
+        training.correctionRank = plan.strategy == .flora ? plan.rankCap : 0
+        // The global state, the contribution and its residual, and what is being encoded.
+        training.copies = 4
+        if plan.privacy == .example {
+            training.privateBytes = ClippedSum.byteCount(
+                parameterCount: specification.trainedLayout.parameterCount, batchSize: plan.batchSize)
+        }
+        return try MemoryPlan(training, of: checkpoint, limit: memoryLimit)
     }
 
     private func choice(_ name: ComputeName) -> ComputeChoice {
@@ -39,20 +80,17 @@ public final class EngineBase {
 
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
     public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
-        let (form, compute) = (plan.quantize, plan.compute)
-        if let adapted, adapted.form == form, adapted.compute == compute {
+        if let adapted, adapted.form == plan.quantize, adapted.compute == plan.compute {
             try adapted.model.load(weights)
             return adapted.model
         }
         // Two forms of one base never stand in memory together.
         adapted = nil
-        guard let weightForm = WeightForm(rawValue: form.rawValue) else {
-            throw Failure(.internalError, "there is no weight format \(form.rawValue)")
-        }
         let model = try LanguageModel(
-            checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), progress: loadingProgress)
+            checkpoint: checkpoint, quantization: try form(plan), compute: choice(plan.compute), progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
-        adapted = (loaded, form, compute)
+        loaded.use(try memoryPlan(for: plan))
+        adapted = (loaded, plan.quantize, plan.compute)
         return loaded
     }
 }

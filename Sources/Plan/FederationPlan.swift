@@ -119,6 +119,8 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var gradientClip = 1.0
     public var quantize: QuantizationName = .stored
     public var compute: ComputeName = .float32
+    /// What blocks' activations are rounded to while they wait for the backward pass; `auto`: as `compute`.
+    public var savedActivations: ComputeName = .auto
 
     // How updates travel.
     /// Of contributions.

@@ -28,8 +28,8 @@ extension QuantizedMatrix {
     ///
     /// - Parameters:
     ///   - a: `count` rows of bfloat16
-    ///   - c: overwritten
-    public func multiply(_ a: HalfRows, count: Int, transposed: Bool, into c: UnsafeMutablePointer<Float>) {
+    ///   - c: overwritten, `lead` floats from row to row
+    public func multiply(_ a: HalfRows, count: Int, transposed: Bool, into c: UnsafeMutablePointer<Float>, lead: Int) {
         let (n, k) = transposed ? (columns, rows) : (rows, columns)
         let slabs = (n + HalfProduct.slab - 1) / HalfProduct.slab
         let part = HalfProduct.rowsPerTask(slabs: slabs)
@@ -38,7 +38,7 @@ extension QuantizedMatrix {
             let range = Parallel.range(task % parts, of: count, size: part)
             let columns = Parallel.range(task / parts, of: n, size: HalfProduct.slab)
             var sum = HalfProduct(
-                m: range.count, n: columns.count, into: c + range.lowerBound * n + columns.lowerBound, lead: n)
+                m: range.count, n: columns.count, into: c + range.lowerBound * lead + columns.lowerBound, lead: lead)
             sum.add(a.pointer + range.lowerBound * a.stride, lead: a.stride, k: k) { k, target in
                 pack(columns: columns, over: k, transposed: transposed, into: target)
             }

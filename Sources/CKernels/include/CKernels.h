@@ -24,6 +24,8 @@ long tributary_limit_threads(long count);
 /// the same thread; kept and reused, freed when the thread ends. Aborts if the machine has no memory left.
 #define TRIBUTARY_SCRATCH_SLOTS 12
 void *tributary_scratch(int slot, size_t bytes);
+/// How often a scratch block has grown, on any thread.
+long tributary_scratch_growths(void);
 
 // ---- path.c: which instructions to use ---------------------------------------------------------------------------
 
@@ -102,9 +104,9 @@ void tributary_swiglu_backward(int path, float *gate, float *up, const float *dh
 void tributary_causal_softmax(int path, float *scores, long stride, long rows, long columns, long visible, float scale,
                               float *normalizer);
 /// Backward of the same tile: scores becomes p = exp(scale s - normalizer) (0 beyond the visible part), and
-/// dp becomes ds = p (dp - dot) scale.
+/// dp becomes ds = p (dp - dot) scale with each row's dot, which is the sum of p dp; NULL lets it be computed from these.
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot);
+                                       float scale, const float *normalizer, const float *dots);
 
 /// -log softmax(logits)[target] in nats, in double. Unless scale is 0 (no gradient wanted), logits becomes
 /// (softmax - onehot(target)) scale.
@@ -121,6 +123,24 @@ double tributary_cross_entropy_bf16(int path, float *logits, long count, long ta
 void tributary_row_dots(int path, const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out);
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
+
+// ---- encoder.c: LayerNorm and GELU -------------------------------------------------------------------------------
+
+/// y = (x - mean) / sqrt(variance + epsilon) w + b for each row of `columns`, to y (may be NULL, may be x), and rounded to rows
+/// of bfloat16, a zero behind an odd number of columns (may be NULL). Mean and 1 / sqrt(...) of each row go to statistics
+/// [rows, 2] (may be NULL).
+void tributary_layer_norm(int path, const float *x, const float *w, const float *b, long rows, long columns, float epsilon,
+                          float *y, uint16_t *half, long half_stride, float *statistics);
+/// dx from dy, or from dy + added (may be NULL); dx is overwritten and may be dy.
+void tributary_layer_norm_backward(int path, const float *x, const float *w, const float *statistics, const float *dy,
+                                   const float *added, long rows, long columns, float *dx);
+
+/// y = x Phi(x), Phi being the normal distribution function (to about 1 unit of the last place of x).
+void tributary_gelu(int path, const float *x, long count, float *y);
+/// The same as rows of bfloat16, a zero behind an odd number of columns.
+void tributary_gelu_bf16(int path, const float *x, long rows, long columns, uint16_t *y, long y_stride);
+/// dy becomes dx.
+void tributary_gelu_backward(int path, const float *x, float *dy, long count);
 
 // ---- clipping.c: gradients of single examples --------------------------------------------------------------------
 

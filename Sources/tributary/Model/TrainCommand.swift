@@ -41,6 +41,7 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
     @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
+    @OptionGroup var memory: MemoryOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -68,6 +69,9 @@ struct TrainCommand: ParsableCommand {
         let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
         let specification = try AdapterSpecification(
             method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized)
+        let plan = try memory.plan(
+            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
         let initial = try initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
@@ -82,13 +86,14 @@ struct TrainCommand: ParsableCommand {
         var weights = specification.initialWeights(&draws)
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
+        model.use(plan)
         if method == .loraSB {
             weights = try startLoRASB(startName, model, specification, encoded.examples, settings)
             try model.load(weights)
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation); \(plan.summary)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
