@@ -151,6 +151,13 @@ let package = Package(
                 "Primitives", "Checkpoints", "LinearAlgebra", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
                 "Training", "Plan", "Privacy",
             ]),
+        tests(
+            "GGUFTests",
+            [
+                "Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Adapters", "Tokenizers", "Datasets", "Model",
+                "Plan",
+                "Training",
+            ]),
         tests("CommandTests", ["Primitives", "Checkpoints"]),
         tests(
             "EngineFederationTests",
@@ -167,7 +174,11 @@ let package = Package(
 if Context.environment["TRIBUTARY_FUZZ"] != nil {
     let fuzzer = Target.executableTarget(
         name: "tributary-fuzz",
-        dependencies: ["Primitives", "Adapters", "UpdateCodec", "Wire", "Checkpoints", "Tokenizers", "Datasets"], path: "Fuzz",
+        dependencies: [
+            "Primitives", "Adapters", "UpdateCodec", "Wire", "LinearAlgebra", "Checkpoints", "Quantization", "Tokenizers",
+            "Datasets",
+        ],
+        path: "Fuzz",
         swiftSettings: strict)
     var needed: [Target] = [fuzzer]
     var index = 0

@@ -11,7 +11,9 @@ struct FuzzTarget: Sendable {
     /// Takes any bytes. A trap, or a precondition that does not hold, is a finding.
     let run: @Sendable (_ input: [UInt8]) -> Void
 
-    static let all: [FuzzTarget] = [.update, .frame, .safetensors, .tokenizer, .data]
+    static let all: [FuzzTarget] = [
+        .update, .frame, .safetensors, .tokenizer, .data, .gguf, .checkpoint, .adapter,
+    ]
 
     static let chosen: FuzzTarget = {
         let name = ProcessInfo.processInfo.environment["TRIBUTARY_FUZZ_TARGET"] ?? ""

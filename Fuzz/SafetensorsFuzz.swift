@@ -4,7 +4,6 @@
 /// rest as the file. Every tensor of a file that is accepted must lie in it: all its bytes are read.
 
 import Checkpoints
-import Glibc
 import Primitives
 
 extension FuzzTarget {
@@ -12,15 +11,6 @@ extension FuzzTarget {
 }
 
 private enum SafetensorsFuzz {
-    /// In memory where there is such a place: a thousand files a second are no work for a disk.
-    static let path = "/dev/shm/tributary-fuzz-\(getpid())"
-
-    static func write(_ bytes: [UInt8]) -> Bool {
-        guard let file = fopen(path, "w") else { return false }
-        defer { fclose(file) }
-        return fwrite(bytes, 1, bytes.count, file) == bytes.count
-    }
-
     @Sendable static func seeds() -> [[UInt8]] {
         let headers = [
             #"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}"#,
@@ -43,9 +33,9 @@ private enum SafetensorsFuzz {
             writer.write(UInt64(bytes.count))
             bytes = writer.bytes + bytes + [UInt8](repeating: 7, count: 64)
         }
-        guard write(bytes) else { return }
+        guard FuzzPlace.write(bytes) else { return }
         do throws(Failure) {
-            let file = try SafetensorsFile(path: path)
+            let file = try SafetensorsFile(path: FuzzPlace.path)
             var sum = 0
             for name in file.names {
                 guard let tensor = file.tensors[name] else { preconditionFailure("a name has no tensor") }

@@ -65,6 +65,19 @@ BODY float largest_magnitude_body(const float *values, long count) {
     return result;
 }
 
+/// The bits of the float that a half stands for; exact.
+static inline uint32_t f16_bits(uint16_t half) {
+    // Exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact, subnormals included;
+    // infinities and NaNs take the largest exponent.
+    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
+    float value;
+    __builtin_memcpy(&value, &magnitude, 4);
+    value *= 0x1p112f;
+    __builtin_memcpy(&bits, &value, 4);
+    if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
+    return bits | (uint32_t)(half & 0x8000) << 16;
+}
+
 /// The nearest bfloat16, ties to even, as vcvtneps2bf16 rounds: what is subnormal in single precision becomes zero.
 static inline uint16_t bf16_from(float value) {
     uint32_t bits;

@@ -16,16 +16,11 @@ extension CheckpointFolder {
         return builder.finish()
     }
 
-    /// SHA-256 of `tokenizer.json`'s bytes.
+    /// SHA-256 of `tokenizer.json`'s bytes; of a GGUF file, of the `tokenizer.json` that its metadata stand for.
     public func tokenizerDigest() throws(Failure) -> Digest {
-        let name = path + "/tokenizer.json"
-        guard fileExists(name) else {
-            throw Failure(
-                .missingInput, "\(path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
-        }
-        let file = try MappedFile(path: name)
+        guard let bytes = try companion("tokenizer.json") else { throw noTokenizer }
         var builder = DigestBuilder()
-        builder.update(file.bytes)
+        builder.update(bytes)
         return builder.finish()
     }
 
@@ -47,13 +42,11 @@ extension CheckpointFolder {
             builder.update(shape.bytes)
             tensor.file.adviseSequential(tensor.range)
             // Pages are given back as we go, so that hashing a large base does not count as memory in use.
-            var start = tensor.range.lowerBound
-            while start < tensor.range.upperBound {
-                let part = start..<min(start + 8 << 20, tensor.range.upperBound)
+            tensor.forEachPart { part in
                 builder.update(UnsafeRawBufferPointer(rebasing: tensor.file.bytes[part]))
-                tensor.file.release(part)
-                start = part.upperBound
+                if tensor.interleavedHeadSize == nil { tensor.file.release(part) }
             }
+            tensor.file.release(tensor.range)
         }
         let digest = builder.finish()
         if let entry, let cache {

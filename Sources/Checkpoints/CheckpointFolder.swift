@@ -1,16 +1,21 @@
-/// A Hugging Face model folder: its configuration and its tensors, each checked for existence, type and shape.
+/// A model as it is stored, a Hugging Face folder or a GGUF file: its configuration and its tensors, each checked for
+/// existence, type and shape.
 
+import Glibc
 import Primitives
 
 public final class CheckpointFolder: Sendable {
+    /// Of the folder, or of the GGUF file.
     public let path: String
     public let configuration: ModelConfiguration
-    /// The safetensors files, absolute or as `path` was given, sorted.
+    /// The safetensors files, or the GGUF file, absolute or as `path` was given, sorted.
     public let weightFiles: [String]
     /// Sorted bytewise.
     public let tensorNames: [String]
     private let tensors: [String: StoredTensor]
     private let quantizedMaps: Set<String>
+    /// Nil for a folder.
+    let gguf: GGUFModel?
     /// Outputs of the classifier that the checkpoint itself holds; nil for none.
     public let headLabelCount: Int?
 
@@ -18,23 +23,31 @@ public final class CheckpointFolder: Sendable {
     public init(path: String) throws(Failure) {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         self.path = path
-        var configuration = try ModelConfiguration(folder: path)
-        let found = try Self.openFiles(path)
-        weightFiles = found.files
-        let tensors = found.tensors
+        let gguf = try Self.isFile(path) ? GGUFModel(file: try GGUFFile(path: path)) : nil
+        self.gguf = gguf
+        var configuration: ModelConfiguration
+        let tensors: [String: StoredTensor]
+        if let gguf {
+            configuration = try ModelConfiguration(json: gguf.configuration, path: path)
+            (weightFiles, tensors) = ([path], gguf.tensors)
+        } else {
+            configuration = try ModelConfiguration(folder: path)
+            (weightFiles, tensors) = try Self.openFiles(path)
+        }
         configuration.useNames(of: tensors.keys)
         self.configuration = configuration
         self.tensors = tensors
         tensorNames = tensors.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
 
         func missing(_ name: String) -> Failure {
+            let stored = gguf == nil ? name : GGUFModel.ggufName(name) ?? name
             let block = name.split(separator: ".").dropLast(2).joined(separator: ".")
             let fused = tensors.keys.contains {
                 $0.hasPrefix(block) && ($0.hasSuffix("qkv_proj.weight") || $0.hasSuffix("gate_up_proj.weight"))
             }
             return Failure(
                 .badData,
-                "\(path) lacks the tensor \(name) that a \(configuration.architecture.rawValue) model needs"
+                "\(path) lacks the tensor \(stored) that a \(configuration.architecture.rawValue) model needs"
                     + (fused
                         ? ": fused projections are not supported"
                         : name == configuration.pooler.map { $0.name + ".weight" }
@@ -43,14 +56,16 @@ public final class CheckpointFolder: Sendable {
         }
         func check(_ name: String, _ shape: [Int]) throws(Failure) {
             guard let tensor = tensors[name] else { throw missing(name) }
-            guard tensor.dtype.isFloat, tensor.dtype != .f64 else {
+            guard tensor.dtype.isFloat && tensor.dtype != .f64 || tensor.dtype.isBlocks && shape.count == 2 else {
                 throw Failure(
                     .badData,
                     "\(tensor.file.path): tensor \(name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 are supported")
             }
             guard tensor.shape == shape else {
                 throw Failure(
-                    .badData, "\(tensor.file.path): tensor \(name) has shape \(tensor.shape), but config.json says \(shape)")
+                    .badData,
+                    "\(tensor.file.path): tensor \(name) has shape \(tensor.shape), but \(gguf == nil ? "config.json says" : "the metadata say") \(shape)"
+                )
             }
         }
         for (name, shape) in configuration.denseTensors { try check(name, shape) }
@@ -81,6 +96,41 @@ public final class CheckpointFolder: Sendable {
 
     public var parameterCount: Int { configuration.parameterCount }
 
+    /// Whether this is a GGUF file.
+    public var isGGUF: Bool { gguf != nil }
+
+    private static func isFile(_ path: String) -> Bool {
+        var status = stat()
+        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+    }
+
+    /// A small file of the model by its name in a Hugging Face folder: `config.json`, `tokenizer.json`, ...; nil if there is
+    /// none. Those of a GGUF file are made from its metadata.
+    ///
+    /// - Throws: `Failure` if it cannot be read, or if the metadata say what it cannot say.
+    public func companion(_ name: String) throws(Failure) -> [UInt8]? {
+        if let gguf { return try gguf.companion(name) }
+        return fileExists(path + "/" + name) ? try readFile(path + "/" + name) : nil
+    }
+
+    /// The names of the small files of the model.
+    public func companionNames() throws(Failure) -> [String] {
+        if let gguf { return gguf.companionNames }
+        return try listFolder(path)
+    }
+
+    /// What a message calls a small file of the model.
+    public func companionPath(_ name: String) -> String { isGGUF ? "\(path) (\(name))" : path + "/" + name }
+
+    /// The error of a model without a tokenizer.
+    public var noTokenizer: Failure {
+        Failure(
+            .missingInput,
+            isGGUF
+                ? "\(path) holds no tokenizer: convert the model again, with its tokenizer"
+                : "\(path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
+    }
+
     public func hasTensor(_ name: String) -> Bool { tensors[name] != nil }
 
     public func tensor(_ name: String) throws(Failure) -> StoredTensor {
@@ -104,7 +154,8 @@ public final class CheckpointFolder: Sendable {
                 .missingInput,
                 "\(path) holds neither model.safetensors nor model.safetensors.index.json"
                     + (fileExists(path + "/pytorch_model.bin") || fileExists(path + "/pytorch_model.bin.index.json")
-                        ? ": save the model again with safe_serialization=True" : ": --model takes a Hugging Face model folder"))
+                        ? ": save the model again with safe_serialization=True"
+                        : ": --model takes a Hugging Face model folder or a GGUF file"))
         }
         guard let entries = try readJSON(indexPath)["weight_map"]?.members else {
             throw Failure(.badData, "\(indexPath) has no weight_map; fetch the file again")

@@ -7,7 +7,8 @@ extension ModelConfiguration {
     public init(folder: String) throws(Failure) {
         let path = folder + "/config.json"
         guard fileExists(path) else {
-            throw Failure(.missingInput, "\(folder) holds no config.json: --model takes a Hugging Face model folder")
+            throw Failure(
+                .missingInput, "\(folder) holds no config.json: --model takes a Hugging Face model folder or a GGUF file")
         }
         let generationPath = folder + "/generation_config.json"
         try self.init(

@@ -22,6 +22,22 @@ public enum RopeScaling: Equatable, Sendable {
     case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, originalMaximumPositions: Int)
     /// Every frequency divided by `factor`.
     case linear(factor: Double)
+
+    /// A frequency in radians a position, stretched.
+    ///
+    /// Llama 3.1 keeps short wavelengths, divides long ones by the factor, and interpolates between the two
+    /// (transformers, `_compute_llama3_parameters`).
+    public func scaled(_ frequency: Double) -> Double {
+        switch self {
+        case .linear(let factor): return frequency / factor
+        case .llama3(let factor, let low, let high, let original):
+            let wavelength = 2 * Double.pi / frequency
+            if wavelength > Double(original) / low { return frequency / factor }
+            if wavelength < Double(original) / high { return frequency }
+            let smooth = (Double(original) / wavelength - low) / (high - low)
+            return (1 - smooth) * frequency / factor + smooth * frequency
+        }
+    }
 }
 
 /// A linear map's weights as bitsandbytes stores them in 4 bits.

@@ -54,7 +54,7 @@ public final class SafetensorsFile: Sendable {
             }
             let name = member.key
             guard let typeName = member.value["dtype"]?.text else { throw broken("tensor \(name) has no dtype") }
-            guard let dtype = TensorType(rawValue: typeName) else {
+            guard let dtype = TensorType(rawValue: typeName), !dtype.isBlocks else {
                 throw Failure(.badData, "\(path): tensor \(name) is stored as \(typeName), which is not supported")
             }
             guard let dimensions = member.value["shape"]?.elements else { throw broken("tensor \(name) has no shape") }

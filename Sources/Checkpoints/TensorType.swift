@@ -11,10 +11,31 @@ public enum TensorType: String, Sendable, CaseIterable {
     case i8 = "I8"
     case u8 = "U8"
     case bool = "BOOL"
+    // GGML's blocks (ggml-common.h), in GGUF files only: elements of one row that share scales.
+    case q8_0 = "Q8_0"
+    case q4_0 = "Q4_0"
+    case q4K = "Q4_K"
+    case q6K = "Q6_K"
 
-    /// Bytes of one element.
+    /// Elements that are stored together: 1 except in GGML's blocks.
+    public var blockElements: Int {
+        switch self {
+        case .q8_0, .q4_0: 32
+        case .q4K, .q6K: 256
+        default: 1
+        }
+    }
+
+    /// Whether elements lie in GGML's blocks.
+    public var isBlocks: Bool { blockElements > 1 }
+
+    /// Bytes of one element, or of one block.
     public var size: Int {
         switch self {
+        case .q8_0: 34
+        case .q4_0: 18
+        case .q4K: 144
+        case .q6K: 210
         case .f64, .i64: 8
         case .f32, .i32: 4
         case .f16, .bf16, .i16: 2
@@ -24,7 +45,7 @@ public enum TensorType: String, Sendable, CaseIterable {
 
     public var isFloat: Bool { [.f64, .f32, .f16, .bf16].contains(self) }
 
-    /// As torch and bitsandbytes name it: `bfloat16`.
+    /// As torch and bitsandbytes name it: `bfloat16`; blocks are bytes to them.
     public var torchName: String {
         switch self {
         case .f64: "float64"
@@ -37,6 +58,7 @@ public enum TensorType: String, Sendable, CaseIterable {
         case .i8: "int8"
         case .u8: "uint8"
         case .bool: "bool"
+        case .q8_0, .q4_0, .q4K, .q6K: "uint8"
         }
     }
 }

@@ -16,24 +16,7 @@ struct RotaryEmbedding {
         let size = configuration.headSize
         frequencies = (0..<size / 2).map { pair in
             let plain = 1 / pow(configuration.ropeTheta, Double(2 * pair) / Double(size))
-            return Float(Self.scaled(plain, configuration.ropeScaling))
-        }
-    }
-
-    /// A frequency stretched for more positions than the model was pretrained on.
-    ///
-    /// Llama 3.1 keeps short wavelengths, divides long ones by the factor, and interpolates between the two
-    /// (transformers, `_compute_llama3_parameters`).
-    private static func scaled(_ frequency: Double, _ scaling: RopeScaling?) -> Double {
-        switch scaling {
-        case nil: return frequency
-        case .linear(let factor): return frequency / factor
-        case .llama3(let factor, let low, let high, let original):
-            let wavelength = 2 * Double.pi / frequency
-            if wavelength > Double(original) / low { return frequency / factor }
-            if wavelength < Double(original) / high { return frequency }
-            let smooth = (Double(original) / wavelength - low) / (high - low)
-            return (1 - smooth) * frequency / factor + smooth * frequency
+            return Float(configuration.ropeScaling?.scaled(plain) ?? plain)
         }
     }
 

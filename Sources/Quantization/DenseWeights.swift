@@ -58,23 +58,28 @@ struct StoredWeights: PackedWeights {
         columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,
         path: KernelPath = .active
     ) {
-        let bytes = tensor.bytes.baseAddress
-        switch tensor.dtype {
-        case .bf16:
-            tributary_decode_bf16(
-                path.rawValue, bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
-        case .f16:
-            tributary_decode_f16(
-                path.rawValue, bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
-        default:
-            tributary_decode_f32(
-                bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
+        guard let start = tensor.bytes.baseAddress else { return }
+        for run in tensor.runs(rows) {
+            // Rows at equal distances are those of a matrix with longer rows.
+            let bytes = start + run.stored * columns * tensor.dtype.size
+            let target = target + (run.rows.lowerBound - rows.lowerBound) * stride
+            let (columns, count) = (columns * run.step, run.rows.count)
+            switch tensor.dtype {
+            case .bf16:
+                tributary_decode_bf16(
+                    path.rawValue, bytes, columns, 0, count, part.lowerBound, part.upperBound, target, stride)
+            case .f16:
+                tributary_decode_f16(path.rawValue, bytes, columns, 0, count, part.lowerBound, part.upperBound, target, stride)
+            default: tributary_decode_f32(bytes, columns, 0, count, part.lowerBound, part.upperBound, target, stride)
+            }
         }
     }
 
-    /// The stored floats themselves, if they are floats on a 4-byte boundary.
+    /// The stored floats themselves, if they are floats on a 4-byte boundary with their rows in order.
     var floats: UnsafePointer<Float>? {
-        guard tensor.dtype == .f32, let base = tensor.bytes.baseAddress, UInt(bitPattern: base) % 4 == 0 else { return nil }
+        guard tensor.dtype == .f32, tensor.interleavedHeadSize == nil, let base = tensor.bytes.baseAddress,
+            UInt(bitPattern: base) % 4 == 0
+        else { return nil }
         return base.assumingMemoryBound(to: Float.self)
     }
 
@@ -83,7 +88,7 @@ struct StoredWeights: PackedWeights {
         path: KernelPath
     ) -> Bool {
         switch tensor.dtype {
-        case .bf16:
+        case .bf16 where tensor.interleavedHeadSize == nil:
             var matrix = tributary_halves_matrix(values: tensor.bytes.baseAddress, stride: columns)
             tributary_bf16_pack_bf16(
                 path.rawValue, &matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
@@ -111,8 +116,20 @@ struct StoredWeights: PackedWeights {
 
     /// The values of a range of the flattened matrix; its mapped pages are given back.
     func read(_ range: Range<Int>, into target: UnsafeMutablePointer<Float>) {
-        decode(columns: count, rows: 0..<1, range, into: target, stride: range.count)
-        tensor.release(range)
+        guard tensor.interleavedHeadSize != nil else {
+            decode(columns: count, rows: 0..<1, range, into: target, stride: range.count)
+            tensor.release(range)
+            return
+        }
+        let columns = tensor.shape[1]
+        var element = range.lowerBound
+        while element < range.upperBound {
+            let row = element / columns
+            let part = element - row * columns..<min(columns, range.upperBound - row * columns)
+            decode(
+                columns: columns, rows: row..<row + 1, part, into: target + element - range.lowerBound, stride: part.count)
+            element += part.count
+        }
     }
 }
 

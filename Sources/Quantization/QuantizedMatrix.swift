@@ -38,9 +38,12 @@ public final class QuantizedMatrix: Sendable {
     }
 
     /// The weights of a tensor as they are stored.
-    /// - Throws: `Failure` if the tensor is not `[rows, columns]` of F32, F16 or BF16
+    /// - Throws: `Failure` if the tensor is not `[rows, columns]` of F32, F16, BF16 or GGML's blocks
     public convenience init(stored tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
-        self.init(rows: rows, columns: columns, try StoredWeights(tensor, rows: rows, columns: columns))
+        let weights: any PackedWeights =
+            tensor.dtype.isBlocks
+            ? try GGMLBlocks(tensor, rows: rows, columns: columns) : try StoredWeights(tensor, rows: rows, columns: columns)
+        self.init(rows: rows, columns: columns, weights)
     }
 
     /// A row of `WeightFormat.all`.
@@ -99,7 +102,7 @@ public final class QuantizedMatrix: Sendable {
         let tensor = try checkpoint.tensor(map.name + ".weight")
         let (rows, columns) = (map.outputs, map.inputs)
         if let format = form.format {
-            guard !checkpoint.isBitsAndBytes4Bit(map.name) else {
+            guard !checkpoint.isBitsAndBytes4Bit(map.name), !tensor.dtype.isBlocks else {
                 throw Failure(
                     .usage,
                     "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32"

@@ -14,18 +14,26 @@ public struct TokenizerConfiguration: Equatable, Sendable {
     /// - Parameter folder: of a model; without a `tokenizer_config.json` everything is nil.
     public init(folder: String) throws(Failure) {
         let path = folder + "/tokenizer_config.json"
-        var root = FilePart(path: path, name: "", value: .object([]))
-        if FileManager.default.fileExists(atPath: path) {
-            root = try FilePart(reading: FileReading.bytes(path), path: path)
-            guard root.value.members != nil else { throw root.failure("it must be an object, not \(root.value.kind)") }
-        }
-        beginToken = try Self.token("bos_token", root)
-        endToken = try Self.token("eos_token", root)
+        let bytes = FileManager.default.fileExists(atPath: path) ? try FileReading.bytes(path) : Array("{}".utf8)
         // Newer models keep the template in a file of its own.
         let separate = folder + "/chat_template.jinja"
-        if FileManager.default.fileExists(atPath: separate) {
-            chatTemplate = String(decoding: try FileReading.bytes(separate), as: UTF8.self)
-            chatTemplatePath = separate
+        let hasSeparate = FileManager.default.fileExists(atPath: separate)
+        try self.init(
+            bytes: bytes, path: path,
+            separateTemplate: hasSeparate ? (String(decoding: try FileReading.bytes(separate), as: UTF8.self), separate) : nil)
+    }
+
+    /// - Parameters:
+    ///   - bytes: of a `tokenizer_config.json`
+    ///   - path: what they are called in errors
+    ///   - separateTemplate: a chat template that stands before the file's own, and where it lies
+    public init(bytes: [UInt8], path: String, separateTemplate: (text: String, path: String)? = nil) throws(Failure) {
+        let root = try FilePart(reading: bytes, path: path)
+        guard root.value.members != nil else { throw root.failure("it must be an object, not \(root.value.kind)") }
+        beginToken = try Self.token("bos_token", root)
+        endToken = try Self.token("eos_token", root)
+        if let separateTemplate {
+            (chatTemplate, chatTemplatePath) = (separateTemplate.text, separateTemplate.path)
         } else {
             chatTemplate = try Self.template(root)
             chatTemplatePath = chatTemplate == nil ? nil : path

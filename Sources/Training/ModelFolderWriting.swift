@@ -18,8 +18,8 @@ public enum ModelFolderWriting {
     /// Writes base + adapter as a dense checkpoint.
     ///
     /// A map's weight becomes W + s B A, computed in float32 and rounded once to the type in which the base stores it;
-    /// a base in 4 bits is decoded to the type it had before. A classifier's head takes the place of the base's. Everything
-    /// else is copied.
+    /// a base in 4 bits is decoded to the type it had before, GGML's blocks to float16. A classifier's head takes the place of
+    /// the base's. Everything else is copied.
     /// - Parameters:
     ///   - output: a folder that does not exist yet, or is empty
     ///   - progress: false stops; nothing is kept
@@ -30,7 +30,7 @@ public enum ModelFolderWriting {
         let maps = checkpoint.configuration.linearMaps
         let byMap = Dictionary(uniqueKeysWithValues: maps.map { ($0.name, $0) })
         let entries = Dictionary(uniqueKeysWithValues: try adapter.entries(for: maps).map { ($0.map, $0) })
-        var configuration = try readJSON(checkpoint.path + "/config.json")
+        var configuration = try configurationFile(checkpoint)
         if checkpoint.configuration.quantization != nil {
             configuration = .object((configuration.members ?? []).filter { $0.key != "quantization_config" })
         }
@@ -45,7 +45,8 @@ public enum ModelFolderWriting {
                         TensorDeclaration(name: name, dtype: try typeBefore(map, checkpoint), shape: [map.outputs, map.inputs]))
                 }
             } else {
-                declarations.append(TensorDeclaration(name: name, dtype: tensor.dtype, shape: tensor.shape))
+                declarations.append(
+                    TensorDeclaration(name: name, dtype: tensor.dtype.isBlocks ? .f16 : tensor.dtype, shape: tensor.shape))
             }
         }
         declarations += head.declarations
@@ -57,7 +58,12 @@ public enum ModelFolderWriting {
                 } else if name.hasSuffix(".weight"), let map = byMap[String(name.dropLast(".weight".count))],
                     entries[map.name] != nil || checkpoint.isBitsAndBytes4Bit(map.name)
                 {
-                    try mergeMap(map, checkpoint, entries[map.name], declaration, writer)
+                    let weight = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored)
+                    try mergeMatrix(weight, entries[map.name], declaration, writer)
+                } else if try checkpoint.tensor(name).dtype.isBlocks {
+                    let (rows, columns) = (declaration.shape[0], declaration.shape[1])
+                    let weight = try QuantizedMatrix(stored: try checkpoint.tensor(name), rows: rows, columns: columns)
+                    try mergeMatrix(weight, nil, declaration, writer)
                 } else {
                     try copy(try checkpoint.tensor(name), writer)
                 }
@@ -83,6 +89,9 @@ public enum ModelFolderWriting {
         var computeType = TensorType.f32
         for name in checkpoint.tensorNames {
             let tensor = try checkpoint.tensor(name)
+            guard !tensor.dtype.isBlocks else {
+                throw Failure(.usage, "\(checkpoint.path) is quantized already: give a model that is not")
+            }
             if maps[name] != nil {
                 computeType = tensor.dtype
                 declarations += FourBitCodes.declarations(name: name, shape: tensor.shape, dtype: tensor.dtype, nested: nested)
@@ -90,7 +99,7 @@ public enum ModelFolderWriting {
                 declarations.append(TensorDeclaration(name: name, dtype: tensor.dtype, shape: tensor.shape))
             }
         }
-        var configuration = try readJSON(checkpoint.path + "/config.json")
+        var configuration = try configurationFile(checkpoint)
         configuration.set(
             "quantization_config",
             FourBitCodes.quantizationConfiguration(computeType: computeType, nested: nested, skippedModules: []))
@@ -126,8 +135,8 @@ public enum ModelFolderWriting {
     ) throws(Failure) {
         let total = declarations.reduce(0) { $0 + $1.byteCount }
         try writeFolder(output, replacing: { _ in false }) { (folder) throws(Failure) in
-            for name in try listFolder(checkpoint.path) where isCompanion(name) {
-                try writeFile(folder + "/" + name, try readFile(checkpoint.path + "/" + name))
+            for name in try checkpoint.companionNames() where isCompanion(name) {
+                if let bytes = try checkpoint.companion(name) { try writeFile(folder + "/" + name, bytes) }
             }
             try writeFile(folder + "/config.json", Array((configuration.pretty + "\n").utf8))
             let writer = try SafetensorsWriter(
@@ -146,13 +155,17 @@ public enum ModelFolderWriting {
 
     /// A stored tensor as it is, in parts; its pages are given back as they are done.
     private static func copy(_ tensor: StoredTensor, _ writer: SafetensorsWriter) throws(Failure) {
-        var start = tensor.range.lowerBound
-        while start < tensor.range.upperBound {
-            let part = start..<min(start + 64 << 20, tensor.range.upperBound)
+        try tensor.forEachPart { (part) throws(Failure) in
             try writer.append(tensor.name, UnsafeRawBufferPointer(rebasing: tensor.file.bytes[part]))
-            tensor.file.release(part)
-            start = part.upperBound
+            if tensor.interleavedHeadSize == nil { tensor.file.release(part) }
         }
+    }
+
+    private static func configurationFile(_ checkpoint: CheckpointFolder) throws(Failure) -> JSONValue {
+        guard let bytes = try checkpoint.companion("config.json"), let value = try? JSONValue(parsing: bytes) else {
+            throw Failure(.missingInput, "\(checkpoint.path) holds no config.json")
+        }
+        return value
     }
 
     /// The linear map to whose packed form a stored tensor belongs.
@@ -170,31 +183,30 @@ public enum ModelFolderWriting {
         return [TensorType.f32, .f16, .bf16].first { $0.torchName == json?["dtype"]?.text } ?? .f32
     }
 
-    /// W + s B A in slabs of rows.
-    private static func mergeMap(
-        _ map: LinearMap, _ checkpoint: CheckpointFolder, _ entry: PEFTAdapter.Entry?, _ declaration: TensorDeclaration,
-        _ writer: SafetensorsWriter
+    /// W + s B A in slabs of rows; W where there is no entry.
+    private static func mergeMatrix(
+        _ weight: QuantizedMatrix, _ entry: PEFTAdapter.Entry?, _ declaration: TensorDeclaration, _ writer: SafetensorsWriter
     ) throws(Failure) {
-        let weight = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored)
+        let (outputs, inputs) = (weight.rows, weight.columns)
         let task = 64
-        let slab = max(task, (1 << 22) / map.inputs / task * task)
-        for start in stride(from: 0, to: map.outputs, by: slab) {
-            let rows = start..<min(map.outputs, start + slab)
-            var values = [Float](repeating: 0, count: rows.count * map.inputs)
+        let slab = max(task, (1 << 22) / inputs / task * task)
+        for start in stride(from: 0, to: outputs, by: slab) {
+            let rows = start..<min(outputs, start + slab)
+            var values = [Float](repeating: 0, count: rows.count * inputs)
             values.withUnsafeMutableBufferPointer { buffer in
                 nonisolated(unsafe) let target = buffer.baseAddress!
                 Parallel.forEach(count: (rows.count + task - 1) / task) { index in
                     let part = Parallel.range(index, of: rows.count, size: task)
-                    let result = target + part.lowerBound * map.inputs
+                    let result = target + part.lowerBound * inputs
                     let place = rows.lowerBound + part.lowerBound
-                    weight.decode(rows: place..<place + part.count, columns: 0..<map.inputs, into: result, stride: map.inputs)
+                    weight.decode(rows: place..<place + part.count, columns: 0..<inputs, into: result, stride: inputs)
                     guard let entry else { return }
                     entry.a.withUnsafeBufferPointer { a in
                         entry.b.withUnsafeBufferPointer { b in
                             gemm(
-                                m: part.count, n: map.inputs, k: entry.rank, alpha: entry.scale,
+                                m: part.count, n: inputs, k: entry.rank, alpha: entry.scale,
                                 b.baseAddress! + place * entry.rank,
-                                lda: entry.rank, a.baseAddress!, ldb: map.inputs, beta: 1, result, ldc: map.inputs)
+                                lda: entry.rank, a.baseAddress!, ldb: inputs, beta: 1, result, ldc: inputs)
                         }
                     }
                 }
@@ -202,7 +214,7 @@ public enum ModelFolderWriting {
             if let bad = values.firstIndex(where: { !$0.isFinite }) {
                 throw Failure(
                     .badData,
-                    "merging \(map.name) gives \(values[bad]) in row \(rows.lowerBound + bad / map.inputs): the adapter or the base is out of range"
+                    "merging \(declaration.name) gives \(values[bad]) in row \(rows.lowerBound + bad / inputs): the adapter or the base is out of range"
                 )
             }
             switch declaration.dtype {

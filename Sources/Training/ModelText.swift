@@ -17,14 +17,15 @@ public struct ModelText: Sendable {
 
     /// - Parameter chatTemplate: a known template's name; nil takes the model's own
     public init(checkpoint: CheckpointFolder, chatTemplate: String? = nil) throws(Failure) {
-        let path = checkpoint.path + "/tokenizer.json"
-        guard fileExists(path) else {
-            throw Failure(
-                .missingInput,
-                "\(checkpoint.path) holds no tokenizer.json: save the tokenizer with Hugging Face's fast tokenizers")
+        guard let bytes = try checkpoint.companion("tokenizer.json") else { throw checkpoint.noTokenizer }
+        tokenizer = try Tokenizer(bytes: bytes, path: checkpoint.companionPath("tokenizer.json"))
+        if checkpoint.isGGUF {
+            configuration = try TokenizerConfiguration(
+                bytes: try checkpoint.companion("tokenizer_config.json") ?? Array("{}".utf8),
+                path: checkpoint.companionPath("tokenizer_config.json"))
+        } else {
+            configuration = try TokenizerConfiguration(folder: checkpoint.path)
         }
-        tokenizer = try Tokenizer(path: path)
-        configuration = try TokenizerConfiguration(folder: checkpoint.path)
         let configured = checkpoint.configuration.endTokens
         endToken = try configuration.endToken(tokenizer: tokenizer, configured: configured)
         endTokens = configured + (configured.contains(Int(endToken)) ? [] : [Int(endToken)])

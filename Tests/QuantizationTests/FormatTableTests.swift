@@ -32,6 +32,29 @@ import Testing
         return try #require(try SafetensorsFile(path: path).tensors["w"])
     }
 
+    /// The values in a format; of a format that we only read, random blocks, in rows that are whole blocks.
+    private func matrix(
+        _ format: WeightFormat, _ values: [Float], _ rows: Int, _ columns: Int, from type: TensorType
+    ) throws -> QuantizedMatrix {
+        if format.isEncodable {
+            return try format.encoded(try stored(values, rows, columns, as: type), rows: rows, columns: columns)
+        }
+        let type = try #require(TensorType(rawValue: format.name.uppercased()))
+        guard type.isBlocks else {
+            return try QuantizedMatrix(stored: try stored(values, rows, columns, as: type), rows: rows, columns: columns)
+        }
+        let columns = (columns + type.blockElements - 1) / type.blockElements * type.blockElements
+        var generator = SeededGenerator(seed: 18, purpose: "blocks")
+        var bytes = (0..<rows * (columns / type.blockElements * type.size)).map { _ in UInt8(generator.integer(below: 256)) }
+        // Scales in half precision: those of Q6_K end a block, the others begin it.
+        for block in stride(from: 0, to: bytes.count, by: type.size) {
+            for place in type == .q6K ? [208] : type == .q4K ? [0, 2] : [0] { bytes[block + place + 1] = 0x2C }
+        }
+        let path = folder.file("\(format.name)-\(rows)-\(columns).gguf")
+        try writeGGUF(path, metadata: [], tensors: [GGUFTensor(name: "w", type: type, shape: [rows, columns], bytes: bytes)])
+        return try QuantizedMatrix(stored: try #require(try GGUFFile(path: path).tensors["w"]), rows: rows, columns: columns)
+    }
+
     /// Of the run of `size` flattened values, or of a row's values in INT8, the largest magnitude.
     private func largestOfBlocks(_ values: [Float], columns: Int, format: WeightFormat) -> [Float] {
         // INT8's blocks end with a row.
@@ -69,12 +92,7 @@ import Testing
         let (rows, columns) = (512, 1024)
         let values = values(rows, columns)
         for format in WeightFormat.all {
-            let matrix =
-                format.isEncodable
-                ? try format.encoded(try stored(values, rows, columns, as: .f32), rows: rows, columns: columns)
-                : try QuantizedMatrix(
-                    stored: try stored(values, rows, columns, as: try #require(TensorType(rawValue: format.name.uppercased()))),
-                    rows: rows, columns: columns)
+            let matrix = try matrix(format, values, rows, columns, from: .f32)
             let bits = 8 * Double(matrix.byteCount) / Double(rows * columns)
             #expect(abs(bits - format.bitsPerWeight) < 0.02, "\(format.name): \(bits)")
         }
@@ -85,12 +103,8 @@ import Testing
         let (rows, columns) = shape
         let values = values(rows, columns)
         for format in WeightFormat.all {
-            let matrix =
-                format.isEncodable
-                ? try format.encoded(try stored(values, rows, columns, as: .bf16), rows: rows, columns: columns)
-                : try QuantizedMatrix(
-                    stored: try stored(values, rows, columns, as: try #require(TensorType(rawValue: format.name.uppercased()))),
-                    rows: rows, columns: columns)
+            let matrix = try matrix(format, values, rows, columns, from: .bf16)
+            let columns = matrix.columns
             for transposed in [false, true] {
                 var twin: [UInt32]?
                 for path in KernelPath.supported {

@@ -62,6 +62,13 @@ void tributary_decode_f16(int path, const void *values, long columns, long row0,
 void tributary_decode_f32(const void *values, long columns, long row0, long row1, long column0, long column1, float *out,
                           long stride);
 
+// GGML's blocks, as GGUF files hold them.
+enum { TRIBUTARY_GGML_Q8_0, TRIBUTARY_GGML_Q4_0, TRIBUTARY_GGML_Q4_K, TRIBUTARY_GGML_Q6_K };
+/// Columns column0 ..< column1 of `rows` rows, whose first begins at `values` and which are `step` bytes apart, as floats;
+/// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends.
+void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
+                           long stride);
+
 /// 4-bit codes and the scale of each block of `count` consecutive values, as bitsandbytes computes them.
 void tributary_encode_nf4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);
 void tributary_encode_fp4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);

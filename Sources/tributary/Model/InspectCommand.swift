@@ -14,7 +14,7 @@ struct InspectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "inspect", abstract: "Check a model folder, and say what is in it.")
 
-    @Argument(help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir"))
+    @Argument(help: ArgumentHelp("Folder of a Hugging Face model, or a GGUF file.", valueName: "model"))
     var folder: String
     @Flag(name: .long, help: "Print what training would take, part by part, in place of what is in the folder.")
     var plan = false
@@ -62,9 +62,9 @@ struct InspectCommand: ParsableCommand {
             types[tensor.dtype.rawValue, default: 0] += 1
         }
         let mapParameters = configuration.linearMaps.reduce(0) { $0 + $1.outputs * $1.inputs }
-        var tokenizerText = "none (tokenizer.json is missing)"
+        var tokenizerText = "none"
         var tokenizer: JSONValue = .null
-        if fileExists(checkpoint.path + "/tokenizer.json") {
+        if try checkpoint.companion("tokenizer.json") != nil {
             let text = try ModelText(checkpoint: checkpoint)
             let tokenizerDigest = try checkpoint.tokenizerDigest()
             tokenizerText =
@@ -79,7 +79,7 @@ struct InspectCommand: ParsableCommand {
             modules.append((map.moduleName, map.outputs, map.inputs))
         }
         let stored = types.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
-        let form = configuration.quantization.map { "bitsandbytes \($0.type)" } ?? "dense"
+        let form = configuration.quantization.map { "bitsandbytes \($0.type)" } ?? (checkpoint.isGGUF ? "GGUF" : "dense")
         output.write([
             ("model", .string(absolutePath(checkpoint.path))), ("architecture", .string(configuration.architecture.rawValue)),
             ("parameters", .integer(checkpoint.parameterCount)), ("layers", .integer(configuration.layerCount)),

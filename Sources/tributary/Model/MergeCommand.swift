@@ -11,7 +11,8 @@ struct MergeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "merge", abstract: "Add an adapter to its base, and write a model of its own.")
 
-    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir")) var model: String
+    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model, or a GGUF file.", valueName: "model")) var model:
+        String
     @Option(name: .long, help: ArgumentHelp("Folder of a PEFT adapter.", valueName: "dir")) var adapter: String
     @Option(name: .long, help: ArgumentHelp("Folder for the merged model.", valueName: "dir")) var output: String
     @OptionGroup var result: OutputOptions
@@ -34,7 +35,7 @@ struct QuantizeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "quantize", abstract: "Write a model with its linear maps in 4 bits.")
 
-    @Argument(help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir")) var folder: String
+    @Argument(help: ArgumentHelp("Folder of a Hugging Face model, or a GGUF file.", valueName: "model")) var folder: String
     @Option(name: .long, help: "nf4, the only one.") var format = "nf4"
     @Flag(name: .long, help: "Keep the scales in float32 instead of 8 bits.") var plainScales = false
     @Option(name: .long, help: ArgumentHelp("Folder for the quantized model.", valueName: "dir")) var output: String

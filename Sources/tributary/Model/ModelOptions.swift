@@ -12,7 +12,7 @@ import Quantization
 import Training
 
 struct ModelOptions: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir"))
+    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model, or a GGUF file.", valueName: "model"))
     var model: String
 
     @Option(
