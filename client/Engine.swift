@@ -52,7 +52,10 @@ final class Engine: LocalWork {
             )
         }
         let (cut, dropped) = work.cutAndDropped
-        let notes = [cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil].compactMap { $0 }
+        let notes = [
+            cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil,
+            work.packing.map { "in \($0.bins.count) bins, \(Readable.decimal(100 * $0.fillRate, 1)) % full" },
+        ].compactMap { $0 }
         logger.info(
             "\(work.exampleCount) examples at sequence length \(plan.sequenceLength)\(notes.isEmpty ? "" : " (\(notes.joined(separator: ", ")))")"
         )

@@ -23,6 +23,8 @@ public final class EngineWork: LocalWork {
     private let name: String
     private var training: EncodedData
     private var evaluation: EncodedData?
+    /// How the training examples are packed at the plan's sequence length; nil if they are not.
+    public private(set) var packing: BestFitPacking?
     /// Shows progress; false means that the user wants to stop.
     private let progress: (EngineProgress) -> Bool
 
@@ -72,7 +74,9 @@ public final class EngineWork: LocalWork {
                 .usage,
                 "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
         }
-        training = try base.text.examples(records, sequenceLength: plan.sequenceLength)
+        training = try base.text.examples(
+            records, sequenceLength: plan.sequenceLength, dividesTexts: plan.packing == .bestFit)
+        packing = TrainingSettings(plan).packing(training.examples)
         guard !training.examples.isEmpty else {
             throw Failure(
                 .badData,

@@ -47,6 +47,14 @@ public enum OptimizerName: String, Codable, Sendable, CaseIterable {
     case sgd
 }
 
+/// What a batch is made of.
+public enum PackingName: String, Codable, Sendable, CaseIterable {
+    /// Examples.
+    case off
+    /// Bins of up to a sequence length of tokens, filled with whole examples and parts of long texts.
+    case bestFit = "best-fit"
+}
+
 public enum ScheduleName: String, Codable, Sendable, CaseIterable { case constant, linear, cosine }
 
 /// Whose presence the run's results must not tell, and so where clipping, noise and accounting are.
@@ -110,6 +118,7 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var batchSize = 8
     public var gradientAccumulation = 1
     public var sequenceLength = 512
+    public var packing: PackingName = .off
     public var learningRate = 2e-4
     public var schedule: ScheduleName = .constant
     public var warmupSteps = 0

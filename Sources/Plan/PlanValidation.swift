@@ -160,6 +160,9 @@ extension FederationPlan {
                 weighting == .uniform || publicCounts,
                 "weighting samples would tell each client's number of examples: use --weighting uniform, or declare them with --public-counts"
             )
+            try require(
+                packing == .off,
+                "packing is \(packing.rawValue): under dp example a step draws examples, each of which is one record; use off")
             for (name, isSet) in [
                 ("client-sampling-rate", clientSamplingRate != 1), ("clip-quantile", clipQuantile != nil),
                 ("clip-learning-rate", clipLearningRate != standard.clipLearningRate),

@@ -50,6 +50,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var gradientAccumulation: Int?
     @Option(help: "Longer examples are cut, in tokens.")
     public var sequenceLength: Int?
+    @Option(help: "best-fit: batches of bins of up to a sequence length of tokens; long texts are divided.")
+    public var packing: PackingName?
     @Option(help: "The peak learning rate.")
     public var learningRate: Double?
     @Option(help: "Of the learning rate, over all rounds.")
@@ -135,6 +137,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("batch_size", \.batchSize, plan: \.batchSize),
         .init("gradient_accumulation", \.gradientAccumulation, plan: \.gradientAccumulation),
         .init("sequence_length", \.sequenceLength, plan: \.sequenceLength),
+        .init("packing", \.packing, plan: \.packing),
         .init("learning_rate", \.learningRate, plan: \.learningRate),
         .init("schedule", \.schedule, plan: \.schedule),
         .init("warmup_steps", \.warmupSteps, plan: \.warmupSteps),
@@ -224,6 +227,7 @@ extension Weighting: ExpressibleByArgument {}
 extension StartName: ExpressibleByArgument {}
 extension ScheduleName: ExpressibleByArgument {}
 extension OptimizerName: ExpressibleByArgument {}
+extension PackingName: ExpressibleByArgument {}
 extension QuantizationName: ExpressibleByArgument {}
 extension PrivacyName: ExpressibleByArgument {}
 extension ComputeName: ExpressibleByArgument {}

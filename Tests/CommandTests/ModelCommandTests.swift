@@ -44,6 +44,21 @@ import Testing
         #expect(first != (try place.bytes(place.file("third/adapter_model.safetensors"))))
     }
 
+    @Test func packedTrainingSaysHowFullItsBinsAre() throws {
+        let packed = try place.json(place.train("packed", ["--packing", "best-fit", "--batch-size", "1"]))
+        let plain = try place.json(place.train("plain", ["--batch-size", "1"]))
+        let bins = try #require(packed["bins"]?.int)
+        let examples = try #require(packed["examples"]?.int)
+        #expect(bins >= 1 && bins < examples)
+        let fill = try #require(packed["fill_rate"]?.double)
+        #expect(fill > 0.1 && fill <= 1)
+        let (targets, fewer) = (try #require(packed["target_tokens"]?.int), try #require(plain["target_tokens"]?.int))
+        #expect(targets > fewer)
+        #expect(plain["bins"] == .null && plain["fill_rate"] == .null)
+        let wrong = try place.run(place.train("wrong", ["--packing", "first-fit"]))
+        #expect(wrong.status == ExitStatus.usage.rawValue && wrong.sentence.contains("off, best-fit"))
+    }
+
     @Test(arguments: ["lora", "ffa-lora", "lora-sb"]) func everyKindOfAdapterTrainsAndEvaluates(kind: String) throws {
         _ = try place.json(place.train("adapter", ["--adapter", kind, "--target-modules", "q_proj,down_proj"]))
         let loss = try place.json(place.evaluate(["--adapter", place.file("adapter")]))["loss"]?.double

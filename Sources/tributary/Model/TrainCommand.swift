@@ -21,9 +21,11 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Folder for the adapter.", valueName: "dir"))
     var output: String
     @Option(name: .long, help: "Optimizer steps.") var steps: Int
-    @Option(name: .long, help: "Examples of a batch.") var batchSize = 8
+    @Option(name: .long, help: "Examples of a batch, or bins with --packing best-fit.") var batchSize = 8
     @Option(name: .long, help: "Batches of a step.") var gradientAccumulation = 1
     @Option(name: .long, help: "Longer examples are cut on the right.") var sequenceLength = 512
+    @Option(name: .long, help: "off, or best-fit: bins of up to a sequence length of tokens; longer texts are divided.")
+    var packing = "off"
     @Option(name: .long, help: "Peak of the schedule.") var learningRate = 2e-4
     @Option(name: .long, help: "constant, linear or cosine.") var schedule = "constant"
     @Option(name: .long, help: "Steps in which the rate rises.") var warmupSteps = 0
@@ -49,6 +51,8 @@ struct TrainCommand: ParsableCommand {
         var settings = TrainingSettings()
         settings.batchSize = batchSize
         settings.gradientAccumulation = gradientAccumulation
+        let packs = try choice("--packing", packing, PackingName.self) == .bestFit
+        settings.binLength = packs ? sequenceLength : nil
         settings.learningRate = learningRate
         settings.schedule = try choice("--schedule", schedule, ScheduleName.self)
         settings.warmupSteps = warmupSteps
@@ -78,8 +82,16 @@ struct TrainCommand: ParsableCommand {
         try require(
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
-        let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
+        let encoded = try text.examples(path: data, sequenceLength: sequenceLength, dividesTexts: packs)
+        let packed = settings.packing(encoded.examples)
         if let notes = dataNotes(encoded, sequenceLength: sequenceLength) { Console.error(notes) }
+
+        if let packed,
+            let note = packingNote(
+                examples: encoded.examples.count, bins: packed.bins.count, tokens: packed.tokens, sequenceLength: sequenceLength)
+        {
+            Console.error(note)
+        }
 
         let (_, language) = try base.load()
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
@@ -93,7 +105,7 @@ struct TrainCommand: ParsableCommand {
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation); \(plan.summary)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)\(packs ? " bins" : ""); \(plan.summary)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
@@ -120,8 +132,9 @@ struct TrainCommand: ParsableCommand {
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
             ("target_tokens", .integer(outcome.targetTokens)), ("trained_parameters", .integer(count)),
-            ("cut", .integer(encoded.cutCount)),
-            ("dropped", .integer(encoded.droppedCount)), ("seconds", real(seconds)),
+            ("cut", .integer(encoded.cutCount)), ("divided", .integer(encoded.dividedCount)),
+            ("dropped", .integer(encoded.droppedCount)), ("bins", packed.map { .integer($0.bins.count) } ?? .null),
+            ("fill_rate", packed.map { real($0.fillRate) } ?? .null), ("seconds", real(seconds)),
             ("tokens_per_second", real(Double(outcome.tokens) / max(seconds, 1e-9))), ("peak_gib", real(peakGiB())),
         ]) {
             """
