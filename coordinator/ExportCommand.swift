@@ -16,7 +16,7 @@ struct ExportCommand: ParsableCommand {
     var state: String = StateFile.defaultPath
     @Option(help: "The round after which the adapter is wanted; 0 is the start (default: the last one).")
     var round: Int?
-    @Option(help: ArgumentHelp("The base model's folder (default: where the run found it).", valueName: "folder"))
+    @Option(help: ArgumentHelp("The base model's folder, or a GGUF file (default: where the run found it).", valueName: "folder"))
     var model: String?
     @Option(help: ArgumentHelp("The folder to write to.", valueName: "folder"))
     var output: String

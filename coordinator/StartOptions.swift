@@ -7,7 +7,7 @@ import Primitives
 import Transport
 
 struct StartOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The base model's folder; it is only hashed.", valueName: "folder"))
+    @Option(help: ArgumentHelp("The base model's folder, or a GGUF file; it is only hashed.", valueName: "folder"))
     var model: String?
     @Option(help: ArgumentHelp("Where clients connect (default: \(Settings.defaultListen)).", valueName: "tcp://HOST:PORT"))
     var listen: String?

@@ -18,7 +18,7 @@ struct SimulateCommand: ParsableCommand {
         abstract: "Run a whole federation in this process: one shared base, the deployed code, the same bits.",
         discussion: "Interrupted, the same command goes on where it stopped.")
 
-    @Option(help: ArgumentHelp("The base model's folder.", valueName: "folder"))
+    @Option(help: ArgumentHelp("The base model's folder, or a GGUF file.", valueName: "folder"))
     var model: String
     @Option(help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
     var data: String
