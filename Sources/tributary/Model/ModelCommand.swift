@@ -7,6 +7,6 @@ struct ModelCommand: ParsableCommand {
         commandName: "model", abstract: "Inspect, train, evaluate and convert a model on this machine.",
         subcommands: [
             InspectCommand.self, TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, MergeCommand.self,
-            QuantizeCommand.self,
+            QuantizeCommand.self, StartReportCommand.self,
         ])
 }
