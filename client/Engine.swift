@@ -41,6 +41,7 @@ final class Engine: LocalWork {
 
     var exampleCount: Int { work.exampleCount }
     var hasEvaluationData: Bool { work.hasEvaluationData }
+    var hasUnquantizedModel: Bool { work.hasUnquantizedModel }
 
     var dataDigest: Digest { work.dataDigest }
 
@@ -90,7 +91,7 @@ final class Engine: LocalWork {
             channel.endWork()
             display.end()
         }
-        logger.info("computing the run's start (\(plan.start.rawValue))")
+        logger.info("computing the run's start (\(plan.startName.rawValue))")
         return try work.start(plan: plan, client: client, specification: specification)
     }
 }

@@ -54,6 +54,7 @@ public final class EngineWork: LocalWork {
 
     public var exampleCount: Int { training.examples.count }
     public var hasEvaluationData: Bool { evaluation != nil }
+    public var hasUnquantizedModel: Bool { base.unquantized != nil }
 
     /// Of the training examples at the plan's sequence length: tokens and targets of each.
     public var dataDigest: Digest {
@@ -138,7 +139,22 @@ public final class EngineWork: LocalWork {
     ) throws(Failure) -> AdapterState {
         let generator = SeededGenerator(seed: plan.seed, purpose: "start", client: client)
         let model = try base.model(EngineBase.noAdapter, for: plan)
-        switch plan.start {
+        switch plan.startName {
+        case .standard, .zero:
+            throw Failure(.internalError, "start \(plan.startName.rawValue) is made by the coordinator")
+        case .loftq:
+            guard let source = plan.needsUnquantizedModel ? base.unquantized : base.checkpoint else {
+                throw Failure(.usage, "start loftq needs the unquantized weights: add --unquantized-model")
+            }
+            return try QuantizationStart.residual(
+                specification: specification,
+                base: { (map) throws(Failure) in
+                    guard let weight = model.model.weight(of: map.name) else {
+                        throw Failure(.internalError, "the model has no \(map.name)")
+                    }
+                    return weight
+                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) }, generator: generator
+            ) { progress(.starting(done: $0, count: $1)) }.state
         case .gradient:
             let examples = LoRASBStart.examples(
                 training.examples, stepSize: plan.batchSize * plan.gradientAccumulation,

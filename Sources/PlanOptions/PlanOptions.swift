@@ -36,7 +36,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var targetModules: [String]?
     @Option(help: "flora: the largest rank of the global correction.")
     public var rankCap: Int?
-    @Option(help: "fed-sb: where its frozen factors come from.")
+    @Option(help: "Where the first factors come from: zero or loftq, with fed-sb gradient or xs.")
     public var start: StartName?
     @Option(help: ArgumentHelp("A PEFT adapter to start from instead of a fresh one.", valueName: "folder"))
     public var initAdapter: String?
@@ -198,7 +198,6 @@ public struct PlanOptions: ParsableArguments, Sendable {
         }
         let standard = FederationPlan()
         try refuse("rank-cap", rankCap, standard.rankCap, of: .flora)
-        try refuse("start", start, standard.start, of: .fedSB)
     }
 }
 

@@ -199,7 +199,7 @@ import Wire
         var plan = Scenario.plan(strategy, clients: clients, rounds: rounds)
         plan.privacy = .client
         plan.weighting = .uniform
-        plan.start = .xs
+        if strategy == .fedSB { plan.start = .xs }
         plan.clip = 1
         plan.noiseMultiplier = 1
         plan.deadlineSeconds = 20

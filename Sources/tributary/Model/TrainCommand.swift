@@ -38,7 +38,12 @@ struct TrainCommand: ParsableCommand {
     @Flag(name: .long, help: "The scale is alpha / sqrt(rank).") var rankStabilized = false
     @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names"))
     var targetModules = "all-linear"
-    @Option(name: .long, help: "LoRA-SB's start: gradient or xs.") var start = "gradient"
+    @Option(name: .long, help: "Where the first factors come from: zero or loftq, with lora-sb gradient or xs.")
+    var start = "default"
+    @Option(
+        name: .long,
+        help: ArgumentHelp("The model from which a quantized one was made: for --start loftq.", valueName: "dir"))
+    var unquantizedModel: String?
     @Option(name: .long, help: ArgumentHelp("Go on from this adapter.", valueName: "dir")) var initAdapter: String?
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
@@ -61,7 +66,17 @@ struct TrainCommand: ParsableCommand {
         settings.gradientClip = gradientClip
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
         let method = try choice("--adapter", adapter, AdapterMethod.self)
-        let startName = try choice("--start", start, StartName.self)
+        var startName = try choice("--start", start, StartName.self)
+        if startName == .standard { startName = method == .loraSB ? .gradient : .zero }
+        let starts: [StartName] = method == .loraSB ? StartName.ofLoRASB : [.zero, .loftq]
+        try require(
+            starts.contains(startName),
+            "--start \(start) means nothing to \(adapter): possible are \(starts.map(\.rawValue).joined(separator: ", "))")
+        try require(
+            startName == .loftq || unquantizedModel == nil,
+            "--unquantized-model means nothing without --start loftq: leave it out")
+        try require(
+            startName != .loftq || initAdapter == nil, "--start loftq and --init-adapter exclude one another: leave one out")
         try require(method != .loraSB || alpha == nil, "--alpha is not used by lora-sb, whose scale is 1: leave it out")
         try require(
             method != .loraSB || initAdapter == nil,
@@ -99,8 +114,9 @@ struct TrainCommand: ParsableCommand {
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
         model.use(plan)
-        if method == .loraSB {
-            weights = try startLoRASB(startName, model, specification, encoded.examples, settings)
+        if startName != .zero {
+            let state = try makeStart(startName, model, specification, checkpoint, encoded.examples, settings)
+            weights = specification.weights(ofStart: state, initial: weights)
             try model.load(weights)
         }
         let count = weights.trained.values.count
@@ -145,29 +161,45 @@ struct TrainCommand: ParsableCommand {
         }
     }
 
-    private func startLoRASB(
-        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example],
-        _ settings: TrainingSettings
-    ) throws(Failure) -> AdapterWeights {
+    private func makeStart(
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ checkpoint: CheckpointFolder,
+        _ examples: [Example], _ settings: TrainingSettings
+    ) throws(Failure) -> AdapterState {
         var line = ProgressLine()
         let report = { (done: Int, count: Int) -> Bool in
-            line.show(done: done, of: count, "starting lora-sb: \(done) of \(count) linear maps")
+            line.show(done: done, of: count, "computing the start: \(done) of \(count) linear maps")
             return !Interrupts.isInterrupted
         }
         let draws = SeededGenerator(seed: seed, purpose: "start")
-        let made: (state: AdapterState, approximations: [LoRASBStart.Approximation])
+        let state: AdapterState
+        let summary: String
         switch name {
+        case .standard, .zero: throw Failure(.internalError, "start \(name.rawValue) needs no computation")
+        case .loftq:
+            let source = try unquantizedModel.map { (folder) throws(Failure) in try CheckpointFolder(path: folder) }
+            let made = try QuantizationStart.residual(
+                specification: specification,
+                base: { (map) throws(Failure) in
+                    guard let weight = model.model.weight(of: map.name) else {
+                        throw Failure(.internalError, "the model has no \(map.name)")
+                    }
+                    return weight
+                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source ?? checkpoint) },
+                generator: draws, progress: report)
+            (state, summary) = (made.state, QuantizationStart.summary(made.errors))
         case .gradient:
-            made = try LoRASBStart.fromGradient(
+            let made = try LoRASBStart.fromGradient(
                 model: model, specification: specification,
                 examples: LoRASBStart.examples(examples, stepSize: batchSize * gradientAccumulation, generator: draws),
                 batchSize: batchSize, learningRate: settings.learningRate, generator: draws, progress: report)
+            (state, summary) = (made.state, LoRASBStart.summary(made.approximations))
         case .xs:
-            made = try LoRASBStart.fromBase(
+            let made = try LoRASBStart.fromBase(
                 specification: specification, model: model.model, generator: draws, progress: report)
+            (state, summary) = (made.state, LoRASBStart.summary(made.approximations))
         }
         line.finish()
-        Console.error(LoRASBStart.summary(made.approximations))
-        return LoRASBStart.weights(made.state, specification: specification)
+        Console.error(summary)
+        return state
     }
 }
