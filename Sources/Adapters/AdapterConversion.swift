@@ -45,6 +45,19 @@ public func exportedFactors(weights: AdapterWeights) -> [ExportedFactor] {
     return all
 }
 
+/// The head that `weights` hold, in the layout's order; empty without one.
+public func exportedHead(weights: AdapterWeights) -> [PEFTAdapter.HeadEntry] {
+    let layout = weights.trained.layout
+    return layout.tensors.indices.filter { layout.tensors[$0].role == .headWeight }.map { index in
+        let map = layout.tensors[index].map
+        guard let bias = layout.index(map: map, role: .headBias) else {
+            preconditionFailure("the head \(map) has no bias")
+        }
+        return PEFTAdapter.HeadEntry(
+            map: map, weight: Array(weights.trained.tensor(index)), bias: Array(weights.trained.tensor(bias)))
+    }
+}
+
 /// A FLoRA correction as LoRA factors of scale 1.
 public func stackedFactors(_ correction: AdapterState) -> [ExportedFactor] {
     let layout = correction.layout
@@ -59,7 +72,7 @@ public func stackedFactors(_ correction: AdapterState) -> [ExportedFactor] {
 }
 
 extension PEFTAdapter {
-    /// The factors as trainable LoRA weights, each with its own rank and scale: to evaluate, generate and merge.
+    /// The factors as trainable LoRA weights, each with its own rank and scale, and the head: to evaluate, generate and merge.
     ///
     /// - Throws: `Failure` if the adapter belongs to another base.
     public func weights(maps: [LinearMap]) throws(Failure) -> AdapterWeights {
@@ -70,14 +83,42 @@ extension PEFTAdapter {
                     AdapterTensor(map: $0.map, role: .loraA, rows: $0.rank, columns: $0.inputs, rank: $0.rank, scale: $0.scale),
                     AdapterTensor(map: $0.map, role: .loraB, rows: $0.outputs, columns: $0.rank, rank: $0.rank, scale: $0.scale),
                 ]
-            })
-        return AdapterWeights(trained: AdapterState(layout: layout, values: entries.flatMap { $0.a + $0.b }))
+            } + headTensors)
+        return AdapterWeights(
+            trained: AdapterState(
+                layout: layout, values: entries.flatMap { $0.a + $0.b } + head.flatMap { $0.weight + $0.bias }))
+    }
+
+    private var headTensors: [AdapterTensor] {
+        head.flatMap {
+            [
+                AdapterTensor(map: $0.map, role: .headWeight, rows: $0.outputs, columns: $0.inputs, rank: 0, scale: 1),
+                AdapterTensor(map: $0.map, role: .headBias, rows: $0.outputs, columns: 1, rank: 0, scale: 1),
+            ]
+        }
+    }
+
+    /// Puts the adapter's head in the place of that of `weights`, where both have one.
+    ///
+    /// - Throws: `Failure` if it is a head for other labels or of another base
+    public func setHead(of weights: inout AdapterWeights) throws(Failure) {
+        let layout = weights.trained.layout
+        guard !head.isEmpty, layout.tensors.contains(where: \.role.isHead) else { return }
+        for (tensor, values) in zip(headTensors, head.flatMap { [$0.weight, $0.bias] }) {
+            guard let index = layout.index(map: tensor.map, role: tensor.role), layout.tensors[index] == tensor else {
+                throw Failure(
+                    .badData,
+                    "\(origin) has a head \(tensor.map) of \(tensor.rows) x \(tensor.columns), which is not this run's: its labels or its base are others"
+                )
+            }
+            weights.trained.values.replaceSubrange(layout.range(index), with: values)
+        }
     }
 
     /// The weights from which training under `specification` starts, so that the model computes what this adapter does.
     ///
     /// B is rescaled where the scales differ. A smaller rank is filled up, and maps that the adapter lacks are started,
-    /// from `start` (rows of A, with columns of zeros in B).
+    /// from `start` (rows of A, with columns of zeros in B). So is a head that it lacks.
     /// - Throws: `Failure` if the adapter belongs to another base, adapts what the specification does not, has a
     ///   larger rank, or the method is LoRA-SB.
     public func weights(
@@ -89,6 +130,7 @@ extension PEFTAdapter {
         }
         let targets = Set(specification.maps.map(\.name))
         var weights = start
+        try setHead(of: &weights)
         for entry in try entries(for: maps) {
             guard targets.contains(entry.map) else {
                 throw Failure(.usage, "\(origin) adapts \(entry.map), which --target-modules leaves out: add it")
@@ -153,10 +195,10 @@ extension PEFTAdapter {
     }
 }
 
-/// Maps of a layout, each once, in order.
+/// Adapted maps of a layout, each once, in order.
 private func mapNames(_ layout: AdapterLayout) -> [String] {
     var names: [String] = []
-    for tensor in layout.tensors where names.last != tensor.map { names.append(tensor.map) }
+    for tensor in layout.tensors where !tensor.role.isHead && names.last != tensor.map { names.append(tensor.map) }
     return names
 }
 

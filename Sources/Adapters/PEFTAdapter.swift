@@ -1,8 +1,10 @@
 /// An adapter as Hugging Face PEFT stores it: `adapter_config.json` and `adapter_model.safetensors`, read and written.
 ///
 /// Only plain LoRA is a PEFT adapter here: W + s B A with s = lora_alpha / r, or lora_alpha / sqrt(r) with
-/// `use_rslora`; `rank_pattern` and `alpha_pattern` set r and lora_alpha of single modules. What would change the
-/// computation in another way (DoRA, biases, saved modules, a base changed at the start) is refused by name.
+/// `use_rslora`; `rank_pattern` and `alpha_pattern` set r and lora_alpha of single modules. A classifier's head is trained
+/// whole: for Hugging Face's classifier classes it is one of PEFT's `modules_to_save`; for encoders that have no class with
+/// a head, it lies beside the adapter in `head.safetensors`. What would change the computation in another way (DoRA, biases,
+/// other saved modules, a base changed at the start) is refused by name.
 
 import Checkpoints
 import Primitives
@@ -33,14 +35,55 @@ public struct PEFTAdapter: Sendable {
         }
     }
 
+    /// A linear map of a classifier's head, trained whole.
+    public struct HeadEntry: Sendable, Equatable {
+        /// Path of the linear map: `classifier`.
+        public let map: String
+        /// `[outputs, inputs]`, row-major.
+        public let weight: [Float]
+        /// `[outputs]`.
+        public let bias: [Float]
+
+        public init(map: String, weight: [Float], bias: [Float]) {
+            precondition(!bias.isEmpty && weight.count % bias.count == 0, "the head \(map) does not have its shape")
+            self.map = map
+            self.weight = weight
+            self.bias = bias
+        }
+
+        public var outputs: Int { bias.count }
+        public var inputs: Int { weight.count / bias.count }
+    }
+
+    /// Where a head lies.
+    public enum HeadPlace: Sendable, Equatable {
+        /// Among the adapter's tensors, as PEFT saves modules of a classifier class.
+        case savedModules
+        /// In `head.safetensors` beside them: the base has no class with a head.
+        case file
+
+        /// - Parameter configuration: the base's
+        public init(_ configuration: ModelConfiguration) {
+            self = configuration.encoder?.summary == .mean ? .file : .savedModules
+        }
+    }
+
     public let entries: [Entry]
+    /// In the order of `ModelConfiguration.head`; empty without a head.
+    public let head: [HeadEntry]
+    public let headPlace: HeadPlace
     /// Where the adapter was read from, or what it is called; for messages.
     public let origin: String
     /// The configuration's `base_model_name_or_path`.
     public let baseModel: String?
 
-    public init(entries: [Entry], origin: String = "the adapter", baseModel: String? = nil) {
+    public init(
+        entries: [Entry], head: [HeadEntry] = [], headPlace: HeadPlace = .savedModules, origin: String = "the adapter",
+        baseModel: String? = nil
+    ) {
         self.entries = entries
+        self.head = head
+        self.headPlace = headPlace
         self.origin = origin
         self.baseModel = baseModel
     }
@@ -65,30 +108,25 @@ public struct PEFTAdapter: Sendable {
         let file = try SafetensorsFile(path: path)
         let prefix = "base_model.model."
         var maps: [String] = []
+        var saved: [String] = []
         for name in file.names {
             let isA = name.hasSuffix(".lora_A.weight")
+            if configuration.isSaved(name, prefix: prefix) {
+                saved.append(name)
+                continue
+            }
             guard name.hasPrefix(prefix), isA || name.hasSuffix(".lora_B.weight") else {
                 throw Failure(.badData, "\(path): tensor \(name) is not supported: only lora_A and lora_B of linear maps are")
             }
             if isA { maps.append(String(name.dropFirst(prefix.count).dropLast(".lora_A.weight".count))) }
         }
-        guard file.names.count == 2 * maps.count, !maps.isEmpty else {
+        guard file.names.count - saved.count == 2 * maps.count, !maps.isEmpty else {
             throw Failure(
                 .badData, "\(path) does not hold one lora_A and one lora_B for each linear map; export the adapter again")
         }
         func matrix(_ name: String) throws(Failure) -> (values: [Float], rows: Int, columns: Int) {
-            guard let tensor = file.tensors[name] else {
-                throw Failure(.badData, "\(path) lacks the tensor \(name); export the adapter again")
-            }
-            guard tensor.shape.count == 2 else {
-                throw Failure(.badData, "\(path): tensor \(name) has shape \(tensor.shape), not rows and columns")
-            }
-            let values = try tensor.floats()
-            if let bad = values.firstIndex(where: { !$0.isFinite }) {
-                throw Failure(
-                    .badData, "\(path): tensor \(name) holds \(values[bad]) at position \(bad); train the adapter again")
-            }
-            return (values, tensor.shape[0], tensor.shape[1])
+            let (values, shape) = try Self.values(name, dimensions: 2, in: file, path: path)
+            return (values, shape[0], shape[1])
         }
         var entries: [Entry] = []
         for map in maps {
@@ -104,7 +142,59 @@ public struct PEFTAdapter: Sendable {
             entries.append(
                 Entry(map: map, a: a.values, b: b.values, rank: rank, scale: scale, outputs: b.rows, inputs: a.columns))
         }
-        self.init(entries: entries, origin: folder, baseModel: configuration.baseModel)
+        var head = try Self.head(saved, prefix: prefix, in: file, path: path)
+        var place = HeadPlace.savedModules
+        let headPath = folder + "/head.safetensors"
+        if head.isEmpty, fileExists(headPath) {
+            let file = try SafetensorsFile(path: headPath)
+            head = try Self.head(file.names, prefix: "", in: file, path: headPath)
+            place = .file
+        }
+        self.init(entries: entries, head: head, headPlace: place, origin: folder, baseModel: configuration.baseModel)
+    }
+
+    private static func values(
+        _ name: String, dimensions: Int, in file: SafetensorsFile, path: String
+    ) throws(Failure) -> (values: [Float], shape: [Int]) {
+        guard let tensor = file.tensors[name] else {
+            throw Failure(.badData, "\(path) lacks the tensor \(name); export the adapter again")
+        }
+        guard tensor.shape.count == dimensions else {
+            throw Failure(
+                .badData,
+                "\(path): tensor \(name) has shape \(tensor.shape), not \(dimensions == 2 ? "rows and columns" : "one dimension")"
+            )
+        }
+        let values = try tensor.floats()
+        if let bad = values.firstIndex(where: { !$0.isFinite }) {
+            throw Failure(
+                .badData, "\(path): tensor \(name) holds \(values[bad]) at position \(bad); train the adapter again")
+        }
+        return (values, tensor.shape)
+    }
+
+    /// Weight and bias of each linear map that the tensors belong to, sorted by its path.
+    private static func head(
+        _ names: [String], prefix: String, in file: SafetensorsFile, path: String
+    ) throws(Failure) -> [HeadEntry] {
+        var head: [HeadEntry] = []
+        for name in names.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) {
+            guard name.hasSuffix(".weight") else {
+                guard name.hasSuffix(".bias"), names.contains(name.dropLast(".bias".count) + ".weight") else {
+                    throw Failure(.badData, "\(path): tensor \(name) is no weight or bias of a linear map's")
+                }
+                continue
+            }
+            let map = String(name.dropLast(".weight".count))
+            let weight = try values(name, dimensions: 2, in: file, path: path)
+            let bias = try values(map + ".bias", dimensions: 1, in: file, path: path)
+            guard weight.shape[0] == bias.shape[0], weight.shape[0] >= 1, weight.shape[1] >= 1 else {
+                throw Failure(
+                    .badData, "\(path): the weight of \(map) has \(weight.shape[0]) rows, but its bias \(bias.shape[0])")
+            }
+            head.append(HeadEntry(map: String(map.dropFirst(prefix.count)), weight: weight.values, bias: bias.values))
+        }
+        return head
     }
 
     /// The entries in model order.
@@ -141,8 +231,15 @@ public struct PEFTAdapter: Sendable {
         let isUniform = entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }
         let rank = entries.reduce(0) { max($0, $1.rank) }
         let alpha = isUniform ? Double(first.scale) * Double(rank) : Double(rank)
+        // PEFT names a saved module by the first part of its path: `classifier` is all of `classifier.dense`.
+        var modules: [String] = []
+        for entry in headPlace == .savedModules ? head : [] {
+            let module = String(entry.map.prefix { $0 != "." })
+            if !modules.contains(module) { modules.append(module) }
+        }
         let configuration = PEFTConfiguration.text(
-            rank: rank, alpha: alpha, targetModules: targetModules(maps), baseModel: baseModel)
+            rank: rank, alpha: alpha, targetModules: targetModules(maps), savedModules: modules,
+            task: head.isEmpty ? "CAUSAL_LM" : headPlace == .file ? "FEATURE_EXTRACTION" : "SEQ_CLS", baseModel: baseModel)
         try writeFolder(folder, replacing: Self.isOurs) { (temporary) throws(Failure) in
             try writeFile(temporary + "/adapter_config.json", Array(configuration.utf8))
             let prefix = "base_model.model."
@@ -153,32 +250,75 @@ public struct PEFTAdapter: Sendable {
                         TensorDeclaration(name: prefix + $0.map + ".lora_A.weight", dtype: .f32, shape: [rank, $0.inputs]),
                         TensorDeclaration(name: prefix + $0.map + ".lora_B.weight", dtype: .f32, shape: [$0.outputs, rank]),
                     ]
-                }, metadata: ["format": "pt"])
+                } + (headPlace == .savedModules ? Self.declarations(head, prefix: prefix) : []), metadata: ["format": "pt"])
             for entry in entries {
                 let padded = entry.padded(to: rank, foldingScale: !isUniform)
                 try writer.append(prefix + entry.map + ".lora_A.weight", floats: padded.a)
                 try writer.append(prefix + entry.map + ".lora_B.weight", floats: padded.b)
             }
+            if headPlace == .savedModules { try Self.append(head, prefix: prefix, to: writer) }
             try writer.finish()
+            if headPlace == .file, !head.isEmpty {
+                let writer = try SafetensorsWriter(
+                    path: temporary + "/head.safetensors", tensors: Self.declarations(head, prefix: ""),
+                    metadata: ["format": "pt"])
+                try Self.append(head, prefix: "", to: writer)
+                try writer.finish()
+            }
             for file in extraFiles { try writeFile(temporary + "/" + file.name, file.bytes) }
+        }
+    }
+
+    private static func declarations(_ head: [HeadEntry], prefix: String) -> [TensorDeclaration] {
+        head.flatMap {
+            [
+                TensorDeclaration(name: prefix + $0.map + ".weight", dtype: .f32, shape: [$0.outputs, $0.inputs]),
+                TensorDeclaration(name: prefix + $0.map + ".bias", dtype: .f32, shape: [$0.outputs]),
+            ]
+        }
+    }
+
+    private static func append(_ head: [HeadEntry], prefix: String, to writer: SafetensorsWriter) throws(Failure) {
+        for entry in head {
+            try writer.append(prefix + entry.map + ".weight", floats: entry.weight)
+            try writer.append(prefix + entry.map + ".bias", floats: entry.bias)
         }
     }
 
     /// Whether a file of this name may be replaced with an adapter's folder.
     public static func isOurs(_ name: String) -> Bool {
-        name.hasPrefix("adapter_") || name == "README.md" || name == "tributary.json"
+        name.hasPrefix("adapter_")
+            || ["README.md", "tributary.json", "head.safetensors", "labels.json"].contains(name)
     }
 
     /// Short names of modules that are adapted wherever the base has them, whole paths of the others.
+    ///
+    /// A short name is the end of a path that means one module of each layer: BERT's `dense` would be three of them, and its
+    /// pooler.
     private func targetModules(_ maps: [LinearMap]) -> [String] {
         let adapted = Set(entries.map(\.map))
-        var missing: Set<String> = []
-        for map in maps where !adapted.contains(map.name) { missing.insert(map.moduleName) }
         let known = Set(maps.map(\.name))
+        /// The path without layer numbers.
+        func kind(_ path: String) -> String {
+            path.split(separator: ".").map { $0.allSatisfy(\.isNumber) ? "#" : String($0) }.joined(separator: ".")
+        }
+        var shortNames: [String: String] = [:]
+        func shortName(_ path: String) -> String? {
+            let parts = path.split(separator: ".")
+            for start in parts.indices.reversed() where !parts[start].allSatisfy(\.isNumber) {
+                let end = parts[start...].joined(separator: ".")
+                let meant = maps.filter { $0.name.hasSuffix("." + end) }
+                if meant.allSatisfy({ kind($0.name) == kind(path) }) {
+                    return meant.allSatisfy { adapted.contains($0.name) } ? end : nil
+                }
+            }
+            return nil
+        }
         var names: [String] = []
         for entry in entries {
-            let short = LinearMap(name: entry.map, outputs: 0, inputs: 0).moduleName
-            let name = known.contains(entry.map) && !missing.contains(short) ? short : entry.map
+            let kind = kind(entry.map)
+            if shortNames[kind] == nil { shortNames[kind] = known.contains(entry.map) ? shortName(entry.map) ?? "" : "" }
+            let name = shortNames[kind].flatMap { $0.isEmpty ? nil : $0 } ?? entry.map
             if !names.contains(name) { names.append(name) }
         }
         return names

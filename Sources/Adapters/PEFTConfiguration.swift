@@ -10,6 +10,8 @@ struct PEFTConfiguration {
     let rankPattern: [(pattern: String, value: Double)]
     let alphaPattern: [(pattern: String, value: Double)]
     let baseModel: String?
+    /// Modules that are saved whole: a classifier's head.
+    let savedModules: [String]
     private let path: String
 
     /// Fields that say nothing about the computation, or whose effect is in the tensors already: which modules have
@@ -22,7 +24,10 @@ struct PEFTConfiguration {
     /// Fields that are read below.
     private static let read: Set<String> = [
         "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
+        "modules_to_save",
     ]
+    /// Tasks with the computation that is known here; a head is part of the first only.
+    private static let tasks: Set<String> = ["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
     /// Starts that leave the base's weights alone; others (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ) subtract from them.
     private static let harmlessStarts: Set<String> = ["gaussian", "eva", "orthogonal"]
 
@@ -32,8 +37,19 @@ struct PEFTConfiguration {
         guard let type = json["peft_type"]?.text, type == "LORA" else {
             throw refused("peft_type is \(json["peft_type"]?.compact ?? "missing")", "only LORA adapters are supported")
         }
-        if let task = json["task_type"], !task.isNull, task.text != "CAUSAL_LM" {
-            throw refused("task_type is \(task.compact)", "only CAUSAL_LM adapters are supported")
+        if let task = json["task_type"], !task.isNull, !Self.tasks.contains(task.text ?? "") {
+            throw refused(
+                "task_type is \(task.compact)", "only CAUSAL_LM, SEQ_CLS and FEATURE_EXTRACTION adapters are supported")
+        }
+        var savedModules: [String] = []
+        if let saved = json["modules_to_save"], !Self.isOff(saved) {
+            guard json["task_type"]?.text == "SEQ_CLS", let names = saved.elements?.compactMap(\.text),
+                names.count == saved.elements?.count
+            else {
+                throw refused(
+                    "modules_to_save is \(saved.compact)", "which is supported for the heads of classifiers (SEQ_CLS) only")
+            }
+            savedModules = names
         }
         let bias = json["bias"]?.text ?? "none"
         guard bias == "none" else { throw refused("bias is \(bias)", "adapters with trained biases are not supported") }
@@ -72,7 +88,13 @@ struct PEFTConfiguration {
         rankPattern = try pattern("rank_pattern")
         alphaPattern = try pattern("alpha_pattern")
         baseModel = json["base_model_name_or_path"]?.text
+        self.savedModules = savedModules
         self.path = path
+    }
+
+    /// Whether the tensor belongs to a saved module.
+    func isSaved(_ name: String, prefix: String) -> Bool {
+        savedModules.contains { name.hasPrefix(prefix + $0 + ".") }
     }
 
     /// Null, false, zero or empty.
@@ -116,16 +138,23 @@ struct PEFTConfiguration {
     }
 
     /// The file's text, with exactly the fields that PEFT needs.
-    static func text(rank: Int, alpha: Double, targetModules: [String], baseModel: String?) -> String {
+    ///
+    /// - Parameters:
+    ///   - savedModules: `modules_to_save`
+    ///   - task: `task_type`
+    static func text(
+        rank: Int, alpha: Double, targetModules: [String], savedModules: [String], task: String, baseModel: String?
+    ) -> String {
         let alphaText = Int(exactly: alpha).map(String.init) ?? "\(alpha)"
         let json = JSONValue.object([
             .init("alpha_pattern", .object([])), .init("base_model_name_or_path", baseModel.map(JSONValue.string) ?? .null),
             .init("bias", .string("none")), .init("fan_in_fan_out", .boolean(false)), .init("inference_mode", .boolean(true)),
             .init("init_lora_weights", .boolean(true)), .init("lora_alpha", .number(alphaText)),
             .init("lora_dropout", .number("0.0")),
-            .init("modules_to_save", .null), .init("peft_type", .string("LORA")), .init("r", .integer(rank)),
+            .init("modules_to_save", savedModules.isEmpty ? .null : .array(savedModules.map(JSONValue.string))),
+            .init("peft_type", .string("LORA")), .init("r", .integer(rank)),
             .init("rank_pattern", .object([])), .init("target_modules", .array(targetModules.map(JSONValue.string))),
-            .init("task_type", .string("CAUSAL_LM")), .init("use_dora", .boolean(false)), .init("use_rslora", .boolean(false)),
+            .init("task_type", .string(task)), .init("use_dora", .boolean(false)), .init("use_rslora", .boolean(false)),
         ])
         return json.pretty + "\n"
     }

@@ -98,6 +98,9 @@ extension ModelConfiguration {
             "theta \(ropeTheta.bitPattern)", "scaling \(scaling)", "tied \(tieWordEmbeddings)", "attention bias \(attentionBias)",
             "mlp bias \(mlpBias)", "begin \(beginTokens ?? -1)", "end \(endTokens.first ?? -1)",
         ].joined(separator: "\n")
+            + (encoder.map {
+                "\nsummary \($0.summary.rawValue)\nlayer norm \($0.layerNormEpsilon.bitPattern)\nfirst position \($0.firstPosition)"
+            } ?? "")
     }
 }
 

@@ -11,16 +11,19 @@ public final class CheckpointFolder: Sendable {
     public let tensorNames: [String]
     private let tensors: [String: StoredTensor]
     private let quantizedMaps: Set<String>
+    /// Outputs of the classifier that the checkpoint itself holds; nil for none.
+    public let headLabelCount: Int?
 
     /// - Throws: `Failure` that names the file and the key or tensor that is missing, wrong or unsupported.
     public init(path: String) throws(Failure) {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         self.path = path
-        let configuration = try ModelConfiguration(folder: path)
-        self.configuration = configuration
+        var configuration = try ModelConfiguration(folder: path)
         let found = try Self.openFiles(path)
         weightFiles = found.files
         let tensors = found.tensors
+        configuration.useNames(of: tensors.keys)
+        self.configuration = configuration
         self.tensors = tensors
         tensorNames = tensors.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
 
@@ -32,7 +35,11 @@ public final class CheckpointFolder: Sendable {
             return Failure(
                 .badData,
                 "\(path) lacks the tensor \(name) that a \(configuration.architecture.rawValue) model needs"
-                    + (fused ? ": fused projections are not supported" : "; fetch the checkpoint again"))
+                    + (fused
+                        ? ": fused projections are not supported"
+                        : name == configuration.pooler.map { $0.name + ".weight" }
+                            ? ": a BERT classifier reads the pooler, so take a checkpoint that has it"
+                            : "; fetch the checkpoint again"))
         }
         func check(_ name: String, _ shape: [Int]) throws(Failure) {
             guard let tensor = tensors[name] else { throw missing(name) }
@@ -65,6 +72,11 @@ public final class CheckpointFolder: Sendable {
             quantizedMaps.insert(map.name)
         }
         self.quantizedMaps = quantizedMaps
+        headLabelCount = configuration.head(labelCount: 1).last.flatMap { tensors[$0.name + ".weight"]?.shape.first }
+        for map in headLabelCount.map(configuration.head) ?? [] {
+            try check(map.name + ".weight", [map.outputs, map.inputs])
+            try check(map.name + ".bias", [map.outputs])
+        }
     }
 
     public var parameterCount: Int { configuration.parameterCount }

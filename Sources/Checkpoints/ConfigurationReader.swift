@@ -22,13 +22,19 @@ extension ModelConfiguration {
         case "llama", "mistral": architecture = .llama
         case "qwen2": architecture = .qwen2
         case "qwen3": architecture = .qwen3
+        case "bert", "roberta":
+            self = try Self(encoder: reader, family == "bert" ? .bert : .roberta)
+            return
         default:
             throw Failure(
-                .badData, "\(path): model_type \(family) is not supported; the supported ones are llama, mistral, qwen2, qwen3")
+                .badData,
+                "\(path): model_type \(family) is not supported; the supported ones are llama, mistral, qwen2, qwen3, bert, roberta"
+            )
         }
         if let names = json["architectures"]?.elements?.compactMap(\.text), let name = names.first, !name.hasSuffix("ForCausalLM")
         {
-            throw reader.refused("architectures is \(name)", "only causal language models (…ForCausalLM) are supported")
+            throw reader.refused(
+                "architectures is \(name)", "of \(family) only causal language models (…ForCausalLM) are supported")
         }
         vocabularySize = try reader.size("vocab_size")
         hiddenSize = try reader.size("hidden_size")
@@ -169,7 +175,7 @@ extension ModelConfiguration {
         }
     }
 
-    private static func storedQuantization(_ reader: KeyReader) throws(Failure) -> StoredQuantization? {
+    static func storedQuantization(_ reader: KeyReader) throws(Failure) -> StoredQuantization? {
         guard let section = reader.value("quantization_config") else { return nil }
         let inner = try KeyReader(json: section, path: reader.path, prefix: "quantization_config.")
         let method = inner.value("quant_method") == nil ? "bitsandbytes" : try inner.text("quant_method")

@@ -10,6 +10,10 @@ public enum Architecture: String, Codable, Sendable, CaseIterable {
     case qwen2
     /// Llama with a norm on each head's q and k.
     case qwen3
+    /// BERT, and sentence encoders made of it.
+    case bert
+    /// BERT with positions counted from the pad token on.
+    case roberta
 }
 
 /// How rotary positions are stretched beyond the length of pretraining.
@@ -38,7 +42,9 @@ public struct ModelConfiguration: Sendable, Equatable {
     public var keyValueHeadCount: Int
     /// Floats of one head's q, k or v; even.
     public var headSize: Int
+    /// The longest sequence in tokens.
     public var maximumPositions: Int
+    /// 0 in an encoder, as is `ropeTheta`: it has neither RMS norms nor rotary positions.
     public var rmsNormEpsilon: Float
     public var ropeTheta: Double
     /// Nil: positions as they are.
@@ -55,15 +61,19 @@ public struct ModelConfiguration: Sendable, Equatable {
     public var padToken: Int?
     /// Nil: the checkpoint's linear maps are dense.
     public var quantization: StoredQuantization?
+    /// Nil for causal models.
+    public var encoder: EncoderConfiguration?
 
     /// A bias on o: Llama's and Qwen3's `attention_bias` covers o, Qwen2's biases do not.
     public var outputBias: Bool { attentionBias && architecture != .qwen2 }
     /// A norm on each head's q and k.
     public var queryKeyNorm: Bool { architecture == .qwen3 }
 
-    /// The linear maps of the blocks in model order: q, k, v, o, gate, up, down of each layer.
+    /// The linear maps of the blocks in model order: q, k, v, o, gate, up, down of each layer; of an encoder's query, key,
+    /// value, attention.output.dense, intermediate.dense, output.dense.
     public var linearMaps: [LinearMap] {
-        (0..<layerCount).flatMap { layer -> [LinearMap] in
+        if let encoder { return encoderMaps(encoder) }
+        return (0..<layerCount).flatMap { layer -> [LinearMap] in
             let path = "model.layers.\(layer)."
             let queries = headCount * headSize
             let keys = keyValueHeadCount * headSize
@@ -88,8 +98,10 @@ public struct ModelConfiguration: Sendable, Equatable {
         }
     }
 
-    /// Every tensor beside the linear maps' weights: embedding, norms, biases, untied head.
+    /// Every tensor beside the linear maps' weights: embeddings, norms, biases, untied head, pooler. A classifier's own head is
+    /// not among them.
     public var denseTensors: [(name: String, shape: [Int])] {
+        if let encoder { return encoderTensors(encoder) }
         var all: [(name: String, shape: [Int])] = [("model.embed_tokens.weight", [vocabularySize, hiddenSize])]
         for layer in 0..<layerCount {
             let path = "model.layers.\(layer)."

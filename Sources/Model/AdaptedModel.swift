@@ -1,4 +1,4 @@
-/// A base model with an adapter: losses, gradients, logits, decoding.
+/// A base model with an adapter: losses, gradients, logits, labels, decoding.
 
 import Adapters
 import CKernels
@@ -18,24 +18,20 @@ public final class AdaptedModel {
     public var activationMemoryLimit = 1 << 30
 
     private(set) var binding: AdapterBinding
-    private var rotary: RotaryEmbedding
-    private let head: LanguageHead
-    private let workspace = BlockWorkspace()
-    private var records: [BlockRecord] = []
+    private let stack: any BlockStack
     private var residuals: [FloatBuffer] = []
     private let residualGradient = FloatBuffer()
-    private let predicting = FloatBuffer()
-    private let predictingGradient = FloatBuffer()
-    private let normed = FloatBuffer()
-    private let inverses = FloatBuffer()
 
     /// - Throws: `Failure` if the adapter does not fit the model
     public init(model: LanguageModel, weights: AdapterWeights) throws(Failure) {
         self.model = model
         self.weights = weights
         binding = try AdapterBinding(weights, model: model)
-        rotary = RotaryEmbedding(model.configuration)
-        head = LanguageHead(model.head, compute: model.compute)
+        stack =
+            switch model.parts {
+            case .causal(let parts): CausalStack(model, parts)
+            case .encoder(let parts): EncoderStack(model, parts)
+            }
     }
 
     /// Takes other weights, of the same layouts or of others.
@@ -50,11 +46,10 @@ public final class AdaptedModel {
     }
 
     private var hidden: Int { model.configuration.hiddenSize }
-    private var vocabulary: Int { model.configuration.vocabularySize }
-    var shape: BlockShape { BlockShape(model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute) }
+    private var count: Int { model.blocks.count }
 
     private func check(_ batch: TokenBatch) throws(Failure) {
-        try checkTokens(batch.tokens, vocabulary: vocabulary)
+        try checkTokens(batch.tokens, vocabulary: model.configuration.vocabularySize)
         try checkLength(batch.longestSequence, maximum: model.configuration.maximumPositions)
     }
 
@@ -70,16 +65,16 @@ public final class AdaptedModel {
             gradient.count == weights.trained.layout.parameterCount,
             "a gradient of \(gradient.count) for \(weights.trained.layout.parameterCount) parameters")
         try check(batch)
-        let rows = batch.predictors
+        let targets = try stack.targets(batch)
         let losses = gradient.withUnsafeMutableBufferPointer { values in
             run(
-                batch, rows, scales: [Float](repeating: gradientScale, count: rows.count),
+                batch, targets, scales: [Float](repeating: gradientScale, count: targets.count),
                 lowestLayer: binding.lowestTrainedLayer,
                 gradient: values.baseAddress.map {
                     GradientTarget(base: $0, stride: 0, parts: [0..<batch.tokens.count], isAdded: true)
                 }, dense: [:])
         }
-        return (losses.reduce(0, +), rows.count)
+        return (losses.reduce(0, +), targets.count)
     }
 
     /// Each sequence's own gradient of the mean loss over its own targets, from one forward and one backward pass: the
@@ -96,28 +91,22 @@ public final class AdaptedModel {
             gradients.count == batch.sequenceCount * parameters,
             "room for \(gradients.count) values, not for \(batch.sequenceCount) gradients of \(parameters)")
         try check(batch)
-        let rows = batch.predictors
-        var sequences: [Int] = []
+        let targets = try stack.targets(batch)
         var counts = [Int](repeating: 0, count: batch.sequenceCount)
-        var sequence = 0
-        for row in rows {
-            while row >= batch.starts[sequence + 1] { sequence += 1 }
-            sequences.append(sequence)
-            counts[sequence] += 1
-        }
+        for sequence in targets.sequences { counts[sequence] += 1 }
         if let base = gradients.baseAddress {
             for (sequence, count) in counts.enumerated() where count == 0 {
                 (base + sequence * parameters).update(repeating: 0, count: parameters)
             }
         }
         let losses = run(
-            batch, rows, scales: sequences.map { 1 / Float(counts[$0]) }, lowestLayer: binding.lowestTrainedLayer,
+            batch, targets, scales: targets.sequences.map { 1 / Float(counts[$0]) }, lowestLayer: binding.lowestTrainedLayer,
             gradient: gradients.baseAddress.map {
                 GradientTarget(
                     base: $0, stride: parameters, parts: (0..<batch.sequenceCount).map(batch.sequence), isAdded: false)
             }, dense: [:])
         var means = [Double](repeating: 0, count: batch.sequenceCount)
-        for (sequence, loss) in zip(sequences, losses) { means[sequence] += loss }
+        for (sequence, loss) in zip(targets.sequences, losses) { means[sequence] += loss }
         for sequence in means.indices { means[sequence] /= Double(max(1, counts[sequence])) }
         return means
     }
@@ -131,7 +120,7 @@ public final class AdaptedModel {
     ) throws(Failure) {
         try check(batch)
         guard !maps.isEmpty else { return }
-        let perLayer = LanguageModel.Place.allCases.count
+        let perLayer = model.mapsPerBlock
         var buffers: [(name: String, layer: Int, place: Int, values: UnsafeMutableBufferPointer<Float>)] = []
         defer { for buffer in buffers { buffer.values.deallocate() } }
         for name in maps {
@@ -145,11 +134,10 @@ public final class AdaptedModel {
         }
         var dense: [Int: [Int: UnsafeMutablePointer<Float>]] = [:]
         for buffer in buffers { dense[buffer.layer, default: [:]][buffer.place] = buffer.values.baseAddress }
-        let rows = batch.predictors
+        let targets = try stack.targets(batch)
         _ = run(
-            batch, rows, scales: [Float](repeating: 1, count: rows.count), lowestLayer: buffers.map(\.layer).min()!,
-            gradient: nil,
-            dense: dense)
+            batch, targets, scales: [Float](repeating: 1, count: targets.count), lowestLayer: buffers.map(\.layer).min()!,
+            gradient: nil, dense: dense)
         for buffer in buffers {
             let path = KernelPath.active.rawValue
             gradients[buffer.name, default: [Float](repeating: 0, count: buffer.values.count)].withUnsafeMutableBufferPointer {
@@ -163,15 +151,12 @@ public final class AdaptedModel {
     /// - Throws: `Failure` if a token is outside the vocabulary or a sequence is too long
     public func loss(_ batch: TokenBatch) throws(Failure) -> [(loss: Double, targets: Int)] {
         try check(batch)
-        let rows = batch.predictors
+        let targets = try stack.targets(batch)
         var result = [(loss: Double, targets: Int)](repeating: (0, 0), count: batch.sequenceCount)
-        guard !rows.isEmpty else { return result }
-        let output = forward(batch, savedFrom: model.layers.count)
-        let losses = head.loss(
-            normedStates(output, rows), targets: rows.map { batch.tokens[$0 + 1] })
-        var sequence = 0
-        for (row, loss) in zip(rows, losses) {
-            while row >= batch.starts[sequence + 1] { sequence += 1 }
+        guard targets.count > 0 else { return result }
+        let losses = stack.losses(
+            forward(batch, savedFrom: count), targets, scales: [], outputGradient: nil, gradient: nil)
+        for (sequence, loss) in zip(targets.sequences, losses) {
             result[sequence].loss += loss
             result[sequence].targets += 1
         }
@@ -179,51 +164,51 @@ public final class AdaptedModel {
     }
 
     /// Logits of every token, `[tokens, vocabulary]`: for tests and small inputs.
-    /// - Throws: `Failure` if a token is outside the vocabulary or a sequence is too long
+    /// - Throws: `Failure` if a token is outside the vocabulary, a sequence is too long, or the model classifies
     public func logits(_ batch: TokenBatch) throws(Failure) -> [Float] {
+        guard case .causal = model.task else { throw Failure(.usage, "a classifier has no logits of tokens") }
         try check(batch)
         guard !batch.tokens.isEmpty else { return [] }
-        let states = normedStates(forward(batch, savedFrom: model.layers.count), Array(batch.tokens.indices))
-        return [Float](unsafeUninitializedCapacity: batch.tokens.count * vocabulary) { target, initialized in
-            head.logits(states, count: batch.tokens.count, into: target.baseAddress!)
-            initialized = batch.tokens.count * vocabulary
-        }
+        return stack.logits(forward(batch, savedFrom: count), rows: Array(batch.tokens.indices))
     }
 
-    /// A decoder at these weights; it follows later calls of `load`, for tokens that it has not seen yet.
+    /// Logits of every sequence's labels, `[sequences, labels]`.
+    /// - Throws: `Failure` if a token is outside the vocabulary, a sequence is empty or too long, or the model predicts tokens
+    public func classLogits(_ batch: TokenBatch) throws(Failure) -> [Float] {
+        guard case .classify = model.task else { throw Failure(.usage, "a model that predicts tokens has no labels") }
+        try check(batch)
+        try checkNotEmpty(batch)
+        guard batch.sequenceCount > 0 else { return [] }
+        return stack.logits(forward(batch, savedFrom: count), rows: [])
+    }
+
+    /// A decoder at a causal model's weights; it follows later calls of `load`, for tokens that it has not seen yet.
     public func makeDecoder() -> Decoder { Decoder(self) }
 
     // MARK: - How it runs
 
     /// The blocks whose activations are saved: those from the first index on that fit into the limit.
     private func firstSavedLayer(_ tokens: Int, lowest: Int) -> Int {
-        let perLayer = max(1, shape.recordBytesPerToken * max(1, tokens))
-        return max(lowest, model.layers.count - activationMemoryLimit / perLayer)
+        let perLayer = max(1, stack.recordBytesPerToken(binding) * max(1, tokens))
+        return max(lowest, count - activationMemoryLimit / perLayer)
     }
 
     /// Hidden states after the last block, `[tokens, hidden]`. Inputs of the blocks from `savedFrom` on stay in
     /// `residuals[layer]`.
     private func forward(_ batch: TokenBatch, savedFrom: Int) -> UnsafeMutablePointer<Float> {
         let tokens = batch.tokens.count
-        let count = model.layers.count
-        let shape = shape
         let firstSaved = firstSavedLayer(tokens, lowest: savedFrom)
         // Record 0 is shared by the blocks that are not saved.
-        while records.count < 1 + count - firstSaved { records.append(BlockRecord()) }
-        if firstSaved > 0 { records[0].reserve(shape, tokens: tokens) }
-        for record in records[1..<1 + count - firstSaved] { record.reserve(shape, tokens: tokens) }
+        stack.prepare(
+            batch, binding, records: (firstSaved > 0 ? 0 : 1)..<1 + count - firstSaved, backward: savedFrom < count)
         let kept = count - savedFrom
         while residuals.count < kept + 3 { residuals.append(FloatBuffer()) }
         for buffer in residuals[0..<kept + 3] { buffer.reserve(tokens * hidden) }
-        workspace.reserve(shape, tokens: tokens, backward: savedFrom < count)
-        embed(batch.tokens, into: residual(0, savedFrom: savedFrom))
-        withPlaces(batch) { places in
-            for layer in 0..<count {
-                block(layer, shape).forward(
-                    residual(layer, savedFrom: savedFrom), places, record: record(layer, firstSaved: firstSaved),
-                    workspace: workspace,
-                    into: residual(layer + 1, savedFrom: savedFrom))
-            }
+        stack.embed(into: residual(0, savedFrom: savedFrom))
+        for layer in 0..<count {
+            stack.forward(
+                layer, residual(layer, savedFrom: savedFrom), record: record(layer, firstSaved: firstSaved),
+                into: residual(layer + 1, savedFrom: savedFrom))
         }
         return residual(count, savedFrom: savedFrom)
     }
@@ -233,102 +218,30 @@ public final class AdaptedModel {
         residuals[layer < savedFrom ? layer & 1 : 2 + layer - savedFrom].pointer
     }
 
-    private func record(_ layer: Int, firstSaved: Int) -> BlockRecord { records[layer < firstSaved ? 0 : 1 + layer - firstSaved] }
+    private func record(_ layer: Int, firstSaved: Int) -> Int { layer < firstSaved ? 0 : 1 + layer - firstSaved }
 
-    private func block(_ layer: Int, _ shape: BlockShape) -> Block {
-        Block(shape: shape, layer: model.layers[layer], maps: binding.maps[layer])
-    }
-
-    /// Rows of the embedding, `[tokens, hidden]`.
-    func embed(_ tokens: [Int32], into target: UnsafeMutablePointer<Float>) {
-        let hidden = hidden
-        forTokens(tokens.count) { range in
-            for index in range {
-                let row = Int(tokens[index])
-                model.embedding.decode(rows: row..<row + 1, columns: 0..<hidden, into: target + index * hidden, stride: hidden)
-            }
-        }
-    }
-
-    private func withPlaces(_ batch: TokenBatch, _ body: (TokenPlaces) -> Void) {
-        rotary.reserve(batch.longestSequence)
-        batch.positions.withUnsafeBufferPointer { positions in
-            rotary.cosines.withUnsafeBufferPointer { cosines in
-                rotary.sines.withUnsafeBufferPointer { sines in
-                    guard let positions = positions.baseAddress, let cosines = cosines.baseAddress, let sines = sines.baseAddress
-                    else { return }
-                    body(
-                        TokenPlaces(
-                            count: batch.tokens.count, sequences: (0..<batch.sequenceCount).map(batch.sequence),
-                            positions: positions,
-                            cosines: cosines, sines: sines))
-                }
-            }
-        }
-    }
-
-    /// The final norm of some rows of the last block's output; the rows themselves stay in `predicting`.
-    private func normedStates(_ output: UnsafePointer<Float>, _ rows: [Int]) -> UnsafeMutablePointer<Float> {
-        let (hidden, epsilon) = (hidden, model.configuration.rmsNormEpsilon)
-        let gathered = predicting.reserve(rows.count * hidden)
-        let states = normed.reserve(rows.count * hidden)
-        let inverse = inverses.reserve(rows.count)
-        let path = KernelPath.active.rawValue
-        forTokens(rows.count) { range in
-            for index in range { (gathered + index * hidden).update(from: output + rows[index] * hidden, count: hidden) }
-            let first = range.lowerBound * hidden
-            tributary_rms_norm(
-                path, gathered + first, hidden, model.finalNorm, range.count, hidden, epsilon, states + first, hidden,
-                inverse + range.lowerBound)
-        }
-        return states
-    }
-
-    /// The losses of the rows that predict a target and, down to `lowestLayer`, gradients.
+    /// The losses of the batch's targets and, down to `lowestLayer`, gradients.
     ///
-    /// - Parameters:
-    ///   - rows: the batch's predictors
-    ///   - scales: factor of each row's loss in the gradients
+    /// - Parameter scales: factor of each target's loss in the gradients
     private func run(
-        _ batch: TokenBatch, _ rows: [Int], scales: [Float], lowestLayer: Int, gradient: GradientTarget?,
+        _ batch: TokenBatch, _ targets: LossTargets, scales: [Float], lowestLayer: Int, gradient: GradientTarget?,
         dense: [Int: [Int: UnsafeMutablePointer<Float>]]
     ) -> [Double] {
-        guard !rows.isEmpty else { return [] }
-        let (tokens, count, hidden) = (batch.tokens.count, model.layers.count, hidden)
+        guard targets.count > 0 else { return [] }
+        let tokens = batch.tokens.count
         let output = forward(batch, savedFrom: lowestLayer)
-        let states = normedStates(output, rows)
-        let targets = rows.map { batch.tokens[$0 + 1] }
-        guard lowestLayer < count else { return head.loss(states, targets: targets) }
-        let stateGradient = predictingGradient.reserve(rows.count * hidden)
-        let losses = head.loss(states, targets: targets, scales: scales, gradient: stateGradient)
-        let carried = residualGradient.reserve(tokens * hidden)
-        carried.update(repeating: 0, count: tokens * hidden)
-        let path = KernelPath.active.rawValue
-        let (gathered, inverse) = (predicting.pointer, inverses.pointer)
-        forTokens(rows.count) { range in
-            for index in range {
-                tributary_rms_norm_backward(
-                    path, gathered + index * hidden, hidden, model.finalNorm, inverse + index, stateGradient + index * hidden,
-                    hidden, 1,
-                    hidden, carried + rows[index] * hidden, hidden, 0)
-            }
-        }
-        let shape = shape
+        let carried = lowestLayer < count ? residualGradient.reserve(tokens * hidden) : nil
+        let losses = stack.losses(output, targets, scales: scales, outputGradient: carried, gradient: gradient)
+        guard let carried else { return losses }
         let firstSaved = firstSavedLayer(tokens, lowest: lowestLayer)
-        withPlaces(batch) { places in
-            for layer in (lowestLayer..<count).reversed() {
-                let block = block(layer, shape)
-                let input = residual(layer, savedFrom: lowestLayer)
-                let record = record(layer, firstSaved: firstSaved)
-                if layer < firstSaved {
-                    // Its record was another block's since; its output goes where nobody reads it.
-                    block.forward(input, places, record: record, workspace: workspace, into: residuals[0].pointer)
-                }
-                block.backward(
-                    input, places, record: record, workspace: workspace, residualGradient: carried,
-                    needsInput: layer > lowestLayer,
-                    gradient: gradient, dense: dense[layer] ?? [:])
-            }
+        for layer in (lowestLayer..<count).reversed() {
+            let input = residual(layer, savedFrom: lowestLayer)
+            let record = record(layer, firstSaved: firstSaved)
+            // Its record was another block's since; its output goes where nobody reads it.
+            if layer < firstSaved { stack.forward(layer, input, record: record, into: residuals[0].pointer) }
+            stack.backward(
+                layer, input, record: record, residualGradient: carried, needsInput: layer > lowestLayer, gradient: gradient,
+                dense: dense[layer] ?? [:])
         }
         return losses
     }
@@ -337,14 +250,15 @@ public final class AdaptedModel {
 extension AdaptedModel {
     /// What a decoder needs for tokens that follow `past` others: hidden states of the last one, normed.
     func decode(_ tokens: [Int32], caches: [KeyValueCache], past: Int, memory: DecoderMemory) -> UnsafeMutablePointer<Float> {
-        let count = tokens.count
-        let (hidden, shape) = (model.configuration.hiddenSize, shape)
+        guard case .causal(let parts) = model.parts else { preconditionFailure("an encoder decodes nothing") }
+        let (hidden, count) = (model.configuration.hiddenSize, tokens.count)
+        let shape = BlockShape(model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute)
         memory.record.reserve(shape, tokens: count)
         memory.workspace.reserve(shape, tokens: count, backward: false)
         memory.first.reserve(count * hidden)
         memory.second.reserve(count * hidden)
         memory.rotary.reserve(past + count)
-        embed(tokens, into: memory.first.pointer)
+        model.embed(tokens, into: memory.first.pointer)
         let positions = (past..<past + count).map(Int32.init)
         positions.withUnsafeBufferPointer { positions in
             memory.rotary.cosines.withUnsafeBufferPointer { cosines in
@@ -352,19 +266,19 @@ extension AdaptedModel {
                     let places = TokenPlaces(
                         count: count, sequences: [0..<count], positions: positions.baseAddress!, cosines: cosines.baseAddress!,
                         sines: sines.baseAddress!)
-                    for layer in model.layers.indices {
+                    for layer in parts.layers.indices {
                         let (from, to) = layer & 1 == 0 ? (memory.first, memory.second) : (memory.second, memory.first)
-                        Block(shape: shape, layer: model.layers[layer], maps: binding.maps[layer]).forward(
+                        Block(shape: shape, layer: parts.layers[layer], maps: binding.maps[layer]).forward(
                             from.pointer, places, record: memory.record, workspace: memory.workspace, cache: caches[layer],
                             into: to.pointer)
                     }
                 }
             }
         }
-        let last = (model.layers.count & 1 == 0 ? memory.first : memory.second).pointer + (count - 1) * hidden
+        let last = (parts.layers.count & 1 == 0 ? memory.first : memory.second).pointer + (count - 1) * hidden
         let state = memory.state.reserve(hidden)
         tributary_rms_norm(
-            KernelPath.active.rawValue, last, hidden, model.finalNorm, 1, hidden, model.configuration.rmsNormEpsilon, state,
+            KernelPath.active.rawValue, last, hidden, parts.finalNorm, 1, hidden, model.configuration.rmsNormEpsilon, state,
             hidden, nil)
         return state
     }

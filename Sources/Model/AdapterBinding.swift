@@ -39,9 +39,23 @@ struct AdaptedMap {
     var inputs: Int { weight.columns }
 }
 
+/// A linear map of a classifier's head, in float32.
+struct HeadMap {
+    let outputs: Int
+    let inputs: Int
+    /// `[outputs, inputs]` and `[outputs]`.
+    let weight: UnsafePointer<Float>
+    let bias: UnsafePointer<Float>
+    /// Where their gradients lie in the flat gradient; nil if they are not trained.
+    let gradientWeight: Int?
+    let gradientBias: Int?
+}
+
 /// The adapter's values in one block of memory, and for each layer its maps with pointers into that block.
 final class AdapterBinding {
     private let values = FloatBuffer()
+    /// The checkpoint's own head, where the adapter brings none.
+    private let ownHead = FloatBuffer()
     private let layouts: [AdapterLayout?]
     /// `[layer][place]`.
     let maps: [[AdaptedMap]]
@@ -49,9 +63,11 @@ final class AdapterBinding {
     let projectionWidth: Int
     /// The lowest layer with a trained branch; the number of layers if there is none.
     let lowestTrainedLayer: Int
+    /// In the order of `LanguageModel.headMaps`; empty for causal models.
+    let head: [HeadMap]
 
     /// - Throws: `Failure` if a tensor belongs to no linear map of the model, has a shape that does not fit it, or lacks
-    ///   its counterpart
+    ///   its counterpart; or if a classifier has no head
     init(_ weights: AdapterWeights, model: LanguageModel) throws(Failure) {
         let states = [weights.trained, weights.frozen, weights.correction]
         layouts = states.map { $0?.layout }
@@ -62,21 +78,22 @@ final class AdapterBinding {
             let gradient: Int?
         }
         let known = Dictionary(uniqueKeysWithValues: model.linearMaps.map { ($0.name, $0) })
+        let knownHead = Dictionary(uniqueKeysWithValues: model.headMaps.map { ($0.name, $0) })
         var pieces: [String: [AdapterRole: Piece]] = [:]
         var start = 0
         for (number, state) in states.enumerated() {
             guard let state else { continue }
             for (index, tensor) in state.layout.tensors.enumerated() {
-                guard !tensor.role.isHead else {
+                guard !tensor.role.isHead || !model.headMaps.isEmpty else {
                     throw Failure(
                         .badData,
                         "the adapter has a head \(tensor.map), but this model predicts tokens: adapter and base do not belong together"
                     )
                 }
-                guard let map = known[tensor.map] else {
+                guard let map = (tensor.role.isHead ? knownHead : known)[tensor.map] else {
                     throw Failure(
                         .badData,
-                        "the adapter has a tensor for \(tensor.map), which is no linear map of this model: adapter and base do not belong together"
+                        "the adapter has a tensor for \(tensor.map), which is no \(tensor.role.isHead ? "part of this model's head" : "linear map of this model"): adapter and base do not belong together"
                     )
                 }
                 let shape: (rows: Int, columns: Int) =
@@ -84,9 +101,10 @@ final class AdapterBinding {
                     case .loraA, .stackA: (tensor.rank, map.inputs)
                     case .loraB, .stackB: (map.outputs, tensor.rank)
                     case .core: (tensor.rank, tensor.rank)
-                    case .headWeight, .headBias: (0, 0)
+                    case .headWeight: (map.outputs, map.inputs)
+                    case .headBias: (map.outputs, 1)
                     }
-                guard tensor.rank > 0, tensor.rows == shape.rows, tensor.columns == shape.columns else {
+                guard tensor.rank > 0 || tensor.role.isHead, tensor.rows == shape.rows, tensor.columns == shape.columns else {
                     throw Failure(
                         .badData,
                         "the adapter's tensor \(tensor.role) of \(tensor.map) is \(tensor.rows) x \(tensor.columns) with rank \(tensor.rank), but a \(map.outputs) x \(map.inputs) matrix needs \(shape.rows) x \(shape.columns): adapter and base do not belong together"
@@ -103,8 +121,8 @@ final class AdapterBinding {
         }
         var maps: [[AdaptedMap]] = []
         var width = 0
-        var lowest = model.layers.count
-        for (number, layer) in model.layers.enumerated() {
+        var lowest = model.blocks.count
+        for (number, layer) in model.blocks.enumerated() {
             var offset = 0
             var own: [AdaptedMap] = []
             for (place, weight) in layer.weights.enumerated() {
@@ -140,6 +158,33 @@ final class AdapterBinding {
         self.maps = maps
         projectionWidth = width
         lowestTrainedLayer = lowest
+        var own = ownHead.reserve(max(1, model.headMaps.reduce(0) { $0 + $1.outputs * ($1.inputs + 1) }))
+        var head: [HeadMap] = []
+        for map in model.headMaps {
+            let found = pieces[map.name] ?? [:]
+            if let weight = found[.headWeight], let bias = found[.headBias] {
+                head.append(
+                    HeadMap(
+                        outputs: map.outputs, inputs: map.inputs, weight: weight.pointer, bias: bias.pointer,
+                        gradientWeight: weight.gradient, gradientBias: bias.gradient))
+                continue
+            }
+            guard found.isEmpty, !pieces.values.contains(where: { $0[.headWeight] != nil }), let stored = model.ownHead[map.name]
+            else {
+                throw Failure(
+                    .badData,
+                    "the adapter has no weight and bias of the head \(map.name), and the checkpoint has none for as many labels: train the adapter with --task classify"
+                )
+            }
+            own.update(from: stored.weight, count: stored.weight.count)
+            let bias = own + stored.weight.count
+            bias.update(from: stored.bias, count: stored.bias.count)
+            head.append(
+                HeadMap(
+                    outputs: map.outputs, inputs: map.inputs, weight: own, bias: bias, gradientWeight: nil, gradientBias: nil))
+            own = bias + stored.bias.count
+        }
+        self.head = head
         update(weights)
     }
 

@@ -1,11 +1,11 @@
-/// Causal attention of grouped heads, a tile of queries at a time: forward and backward.
+/// Attention of grouped heads, causal or over whole sequences, a tile of queries at a time: forward and backward.
 ///
 /// For one head of one sequence, with queries Q, keys K, values V `[S, d]` and c = 1 / sqrt(d):
 ///
-///     P = softmax(c Q K^T, causal)      O  = P V
+///     P = softmax(c Q K^T)              O  = P V
 ///     dV = P^T dO    dP = dO V^T        dS = c P (dP - rowsum(dO O))    dQ = dS K    dK = dS^T Q
 ///
-/// Only a tile `[64, S]` of P exists at a time; backward computes it again from each row's log of its sum
+/// A causal model's P is zero for keys behind the query. Only a tile `[64, S]` of P exists at a time; backward computes it again from each row's log of its sum
 /// (Dao et al. 2022, arXiv:2205.14135, appendix B).
 
 import CKernels
@@ -15,6 +15,8 @@ struct Attention {
     let headCount: Int
     let keyValueHeadCount: Int
     let headSize: Int
+    /// Whether a query sees only keys up to its own place.
+    var isCausal = true
 
     /// Queries of a tile.
     private static let tileRows = 64
@@ -51,13 +53,13 @@ struct Attention {
             var start = 0
             while start < range.count {
                 let rows = min(Self.tileRows, range.count - start)
-                let visible = past + start + rows
+                let visible = isCausal ? past + start + rows : past + range.count
                 let lead = Self.stride(visible)
                 let scores = Scratch.scores.floats(rows * lead)
                 let q = queries + (range.lowerBound + start) * queryWidth + head * d
                 gemm(transposeB: true, m: rows, n: visible, k: d, q, lda: queryWidth, k, ldb: keyWidth, scores, ldc: lead)
                 tributary_causal_softmax(
-                    path, scores, lead, rows, visible, past + start + 1, scale,
+                    path, scores, lead, rows, visible, isCausal ? past + start + 1 : visible, scale,
                     normalizers.map { $0 + head * tokens + range.lowerBound + start })
                 gemm(
                     m: rows, n: d, k: visible, scores, lda: lead, v, ldb: keyWidth,
@@ -97,7 +99,7 @@ struct Attention {
             for tile in (0..<tiles).reversed() {
                 let start = tile * Self.tileRows
                 let rows = min(Self.tileRows, range.count - start)
-                let visible = start + rows
+                let visible = isCausal ? start + rows : range.count
                 let lead = Self.stride(visible)
                 let p = Scratch.scores.floats(2 * rows * lead + rows)
                 let ds = p + rows * lead
@@ -109,7 +111,8 @@ struct Attention {
                     ldc: lead)
                 tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots)
                 tributary_causal_softmax_backward(
-                    path, p, ds, lead, rows, visible, start + 1, scale, normalizers + head * tokens + range.lowerBound + start,
+                    path, p, ds, lead, rows, visible, isCausal ? start + 1 : visible, scale,
+                    normalizers + head * tokens + range.lowerBound + start,
                     dots)
                 let beta: Float = tile == tiles - 1 ? 0 : 1
                 gemm(

@@ -50,13 +50,14 @@ public final class Decoder {
     private static let promptPart = 512
 
     init(_ model: AdaptedModel) {
+        guard case .causal(let parts) = model.model.parts else { preconditionFailure("an encoder decodes nothing") }
         self.model = model
         let configuration = model.model.configuration
         caches = (0..<configuration.layerCount).map { _ in
             KeyValueCache(width: configuration.keyValueHeadCount * configuration.headSize)
         }
         memory = DecoderMemory(configuration)
-        head = LanguageHead(model.model.head, compute: model.model.compute)
+        head = LanguageHead(parts.head, compute: model.model.compute)
     }
 
     /// Tokens so far.

@@ -10,29 +10,31 @@ public struct TokenBatch: Sendable, Equatable {
     /// `targets[t]`: token t is predicted from the ones before it in its sequence, and its loss counts. A sequence's
     /// first token is never predicted, whatever stands here.
     public var targets: [Bool]
+    /// The label of each sequence, for a classifier; empty where there are none, as for a causal model.
+    public var labels: [Int32]
 
-    public init(tokens: [Int32], starts: [Int], targets: [Bool]) {
+    public init(tokens: [Int32], starts: [Int], targets: [Bool], labels: [Int32] = []) {
         precondition(tokens.count == targets.count, "\(tokens.count) tokens and \(targets.count) targets")
+        precondition(
+            labels.isEmpty || labels.count == starts.count - 1, "\(labels.count) labels of \(starts.count - 1) sequences")
         precondition(
             starts.first == 0 && starts.last == tokens.count && zip(starts, starts.dropFirst()).allSatisfy { $0 <= $1 },
             "starts must rise from 0 to the number of tokens")
         self.tokens = tokens
         self.starts = starts
         self.targets = targets
+        self.labels = labels
+    }
+
+    /// Sequences with a label each, for a classifier; no token is a target.
+    public init(tokens: [Int32], starts: [Int], labels: [Int32]) {
+        self.init(
+            tokens: tokens, starts: starts, targets: [Bool](repeating: false, count: tokens.count), labels: labels)
     }
 
     public var sequenceCount: Int { starts.count - 1 }
 
     func sequence(_ index: Int) -> Range<Int> { starts[index]..<starts[index + 1] }
-
-    /// Tokens whose successor counts as a target, in order: the rows of hidden states that the head needs.
-    var predictors: [Int] {
-        var rows: [Int] = []
-        for index in 0..<sequenceCount {
-            for token in sequence(index).dropFirst() where targets[token] { rows.append(token - 1) }
-        }
-        return rows
-    }
 
     /// Position of each token within its sequence.
     var positions: [Int32] {
@@ -60,4 +62,10 @@ func checkLength(_ count: Int, maximum: Int) throws(Failure) {
     guard count > maximum else { return }
     throw Failure(
         .badData, "a sequence has \(count) tokens, but the model has only \(maximum) positions; use a smaller sequence length")
+}
+
+/// Refuses sequences without a token, of which nothing can be said.
+func checkNotEmpty(_ batch: TokenBatch) throws(Failure) {
+    guard let index = (0..<batch.sequenceCount).first(where: { batch.sequence($0).isEmpty }) else { return }
+    throw Failure(.badData, "sequence \(index) of the batch has no tokens: a classifier reads at least one")
 }

@@ -122,7 +122,7 @@ import Testing
         ("use_dora", "true"), ("bias", "\"all\""), ("lora_bias", "true"), ("modules_to_save", "[\"lm_head\"]"),
         ("fan_in_fan_out", "true"), ("some_future_thing", "{\"a\":1}"), ("peft_type", "\"IA3\""),
         ("init_lora_weights", "\"pissa\""),
-        ("task_type", "\"SEQ_CLS\""), ("r", "0"), ("lora_alpha", "null"), ("loftq_config", "{\"bits\":4}"),
+        ("task_type", "\"TOKEN_CLS\""), ("r", "0"), ("lora_alpha", "null"), ("loftq_config", "{\"bits\":4}"),
     ])
     func whatIsNotPlainLoRAIsRefusedByName(_ key: String, _ value: String) throws {
         var generator = generator("refused")

@@ -114,6 +114,24 @@ void tributary_row_dots(int path, const float *a, long a_stride, const float *b,
 void tributary_add(int path, float *x, const float *y, long count);
 void tributary_exp(int path, const float *x, float *y, long count);
 
+// ---- encoder.c: LayerNorm and GELU -------------------------------------------------------------------------------
+
+/// y = (x - mean) / sqrt(variance + epsilon) w + b for each row of `columns`, to y (may be NULL, may be x), and rounded to rows
+/// of bfloat16, a zero behind an odd number of columns (may be NULL). Mean and 1 / sqrt(...) of each row go to statistics
+/// [rows, 2] (may be NULL).
+void tributary_layer_norm(int path, const float *x, const float *w, const float *b, long rows, long columns, float epsilon,
+                          float *y, uint16_t *half, long half_stride, float *statistics);
+/// dx from dy, or from dy + added (may be NULL); dx is overwritten and may be dy.
+void tributary_layer_norm_backward(int path, const float *x, const float *w, const float *statistics, const float *dy,
+                                   const float *added, long rows, long columns, float *dx);
+
+/// y = x Phi(x), Phi being the normal distribution function (to about 1 unit of the last place of x).
+void tributary_gelu(int path, const float *x, long count, float *y);
+/// The same as rows of bfloat16, a zero behind an odd number of columns.
+void tributary_gelu_bf16(int path, const float *x, long rows, long columns, uint16_t *y, long y_stride);
+/// dy becomes dx.
+void tributary_gelu_backward(int path, const float *x, float *dy, long count);
+
 // ---- clipping.c: gradients of single examples --------------------------------------------------------------------
 
 /// The sum of x[i]^2 in double precision.

@@ -1,0 +1,148 @@
+/// BERT and RoBERTa with a classifier's head against transformers, PEFT and torch.
+
+import Adapters
+import Checkpoints
+import LinearAlgebra
+import Model
+import Plan
+import Primitives
+import Quantization
+import TestSupport
+import Testing
+import Training
+
+/// A golden classifier with its batch.
+private struct GoldenClassifier {
+    let checkpoint: CheckpointFolder
+    let model: LanguageModel
+    let adapter: PEFTAdapter
+    let expected: SafetensorsFile
+    let batch: TokenBatch
+    /// The optimizer's settings.
+    let optimizer: JSONValue
+
+    init(_ name: String, form: WeightForm = .stored, compute: ComputeChoice = .float32) throws {
+        let path = Golden.path("models/" + name)
+        checkpoint = try CheckpointFolder(path: path)
+        expected = try SafetensorsFile(path: path + "/expected.safetensors")
+        adapter = try PEFTAdapter(folder: path + "/adapter")
+        optimizer = try #require(try readJSON(path + "/case.json")["optimizer"])
+        let labelCount = try #require(expected.tensors["base_logits"]).shape[1]
+        model = try LanguageModel(
+            checkpoint: checkpoint, quantization: form, compute: compute, task: .classify(labelCount: labelCount))
+        let ids = try #require(expected.tensors["input_ids"])
+        let mask = try #require(expected.tensors["attention_mask"]).integers()
+        let all = try ids.integers()
+        let kept = all.indices.filter { mask[$0] == 1 }
+        let (count, length) = (ids.shape[0], ids.shape[1])
+        batch = TokenBatch(
+            tokens: kept.map { Int32(all[$0]) },
+            starts: (0...count).map { end in kept.count { $0 < end * length } },
+            labels: try #require(expected.tensors["labels"]).integers().map(Int32.init))
+    }
+
+    func adapted() throws -> AdaptedModel {
+        try AdaptedModel(model: model, weights: try adapter.weights(maps: model.linearMaps))
+    }
+
+    func floats(_ name: String) throws -> [Float] { try #require(expected.tensors[name], "\(name)").floats() }
+
+    /// What PEFT calls a tensor.
+    static func key(_ tensor: AdapterTensor) -> String {
+        let suffix =
+            switch tensor.role {
+            case .loraA: "lora_A.weight"
+            case .loraB: "lora_B.weight"
+            case .headWeight: "weight"
+            default: "bias"
+            }
+        return "base_model.model.\(tensor.map).\(suffix)"
+    }
+}
+
+@Suite struct ClassifierGoldenTests {
+    static let names = ["bert-classifier", "roberta-classifier"]
+
+    @Test(arguments: names)
+    func `logits and losses of the base and of the adapter are those of transformers`(name: String) throws {
+        let golden = try GoldenClassifier(name)
+        // The base classifies with the head that the checkpoint holds.
+        let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
+        for (prefix, model) in [
+            ("base", try AdaptedModel(model: golden.model, weights: empty)), ("adapter", try golden.adapted()),
+        ] {
+            let logits = Closeness(try model.classLogits(golden.batch), try golden.floats(prefix + "_logits"))
+            #expect(logits.isWithin(ofLargest: 1e-4), "\(name) \(prefix): \(logits)")
+            let parts = try model.loss(golden.batch)
+            #expect(parts.allSatisfy { $0.targets == 1 })
+            let mean = parts.reduce(0) { $0 + $1.loss } / Double(parts.count)
+            let expected = Double(try golden.floats(prefix + "_loss")[0])
+            #expect(abs(mean - expected) <= 1e-5 * expected, "\(name) \(prefix): \(mean) and \(expected)")
+        }
+        #expect(golden.checkpoint.headLabelCount == golden.model.headMaps.last?.outputs)
+    }
+
+    @Test(arguments: names)
+    func `every gradient is that of peft, the head's too`(name: String) throws {
+        let golden = try GoldenClassifier(name)
+        let model = try golden.adapted()
+        let layout = model.weights.trained.layout
+        var gradient = [Float](repeating: 0, count: layout.parameterCount)
+        let count = golden.batch.sequenceCount
+        let result = try model.lossAndGradient(golden.batch, gradientScale: 1 / Float(count), gradient: &gradient)
+        #expect(result.targets == count)
+        let expected = Double(try golden.floats("adapter_loss")[0])
+        #expect(abs(result.loss / Double(count) - expected) <= 1e-5 * expected)
+        for (index, tensor) in layout.tensors.enumerated() {
+            let key = "grad." + GoldenClassifier.key(tensor)
+            let closeness = Closeness(gradient[layout.range(index)], try golden.floats(key))
+            #expect(closeness.isWithin(norm: 1e-4), "\(key): \(closeness)")
+        }
+        #expect(layout.tensors.count == golden.expected.names.count { $0.hasPrefix("grad.") })
+        // Gradients are added: a second pass doubles them.
+        let once = gradient
+        _ = try model.lossAndGradient(golden.batch, gradientScale: 1 / Float(count), gradient: &gradient)
+        #expect(Closeness(gradient, once.map { 2 * $0 }).isWithin(norm: 1e-6))
+    }
+
+    @Test(.enabled(if: ComputeType.bfloat16.isSupported), arguments: names)
+    func `in bfloat16 logits are within 2 % of the largest and gradients within 5 % of their norm`(name: String) throws {
+        let golden = try GoldenClassifier(name, compute: .bfloat16)
+        let model = try golden.adapted()
+        let logits = Closeness(try model.classLogits(golden.batch), try golden.floats("adapter_logits"))
+        #expect(logits.isWithin(ofLargest: 2e-2) && !logits.isWithin(ofLargest: 1e-5), "\(logits)")
+        let layout = model.weights.trained.layout
+        var gradient = [Float](repeating: 0, count: layout.parameterCount)
+        _ = try model.lossAndGradient(
+            golden.batch, gradientScale: 1 / Float(golden.batch.sequenceCount), gradient: &gradient)
+        for (index, tensor) in layout.tensors.enumerated() {
+            let key = "grad." + GoldenClassifier.key(tensor)
+            let closeness = Closeness(gradient[layout.range(index)], try golden.floats(key))
+            #expect(closeness.isWithin(norm: 5e-2), "\(key): \(closeness)")
+        }
+    }
+
+    @Test(arguments: names) func `five steps of AdamW follow torch`(name: String) throws {
+        let golden = try GoldenClassifier(name)
+        let model = try golden.adapted()
+        var weights = model.weights
+        let layout = weights.trained.layout
+        var optimizer = Optimizer(
+            .adamw, tensorCounts: layout.tensors.map(\.count),
+            weightDecay: try #require(golden.optimizer["weight_decay"]?.double))
+        let rate = try #require(golden.optimizer["lr"]?.double)
+        let count = golden.batch.sequenceCount
+        for reference in try golden.floats("adamw_losses") {
+            var gradient = [Float](repeating: 0, count: layout.parameterCount)
+            let loss = try model.lossAndGradient(golden.batch, gradientScale: 1 / Float(count), gradient: &gradient).loss
+            #expect(abs(loss / Double(count) - Double(reference)) <= 1e-4 * Double(reference), "\(loss) \(reference)")
+            optimizer.step(&weights.trained.values, gradient: gradient, learningRate: rate)
+            try model.load(weights)
+        }
+        for (index, tensor) in layout.tensors.enumerated() {
+            let key = "after5." + GoldenClassifier.key(tensor)
+            let closeness = Closeness(weights.trained.tensor(index), try golden.floats(key))
+            #expect(closeness.isWithin(norm: 1e-4), "\(key): \(closeness)")
+        }
+    }
+}
