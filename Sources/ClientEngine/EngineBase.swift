@@ -12,7 +12,7 @@ import Training
 public final class EngineBase {
     public let checkpoint: CheckpointFolder
     public let text: ModelText
-    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName)?
+    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName, task: ModelTask)?
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
@@ -24,8 +24,9 @@ public final class EngineBase {
     /// An adapter that adds nothing.
     public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
 
-    /// Refuses a compute type that this processor lacks.
+    /// Refuses a compute type that this processor lacks, and a task that the model is not for.
     public func check(_ plan: FederationPlan) throws(Failure) {
+        try plan.validateTask(for: checkpoint.configuration)
         _ = try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
     }
 
@@ -40,7 +41,8 @@ public final class EngineBase {
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
     public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
         let (form, compute) = (plan.quantize, plan.compute)
-        if let adapted, adapted.form == form, adapted.compute == compute {
+        let task: ModelTask = plan.task == .classify ? .classify(labelCount: plan.labels.count) : .causal
+        if let adapted, adapted.form == form, adapted.compute == compute, adapted.task == task {
             try adapted.model.load(weights)
             return adapted.model
         }
@@ -54,9 +56,9 @@ public final class EngineBase {
             case .nf4: .nf4
             }
         let model = try LanguageModel(
-            checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), progress: loadingProgress)
+            checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), task: task, progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
-        adapted = (loaded, form, compute)
+        adapted = (loaded, form, compute, task)
         return loaded
     }
 }

@@ -27,10 +27,14 @@ public struct RunStart: Sendable {
         case .fedSB:
             self.init(adapter: nil, blobs: [], derivedDigest: nil)
         case .flora:
-            let segment = initial?.correction.map { state in
-                encodedBlob(state, kind: .segment, rank: state.layout.tensors.map(\.rank).max() ?? 0)
+            let specification = try plan.specification(rank: rank, maps: maps)
+            var blobs: [(StoredBlob, bytes: [UInt8])] = []
+            if let head = (initial ?? plan.derivedWeights(specification)).trained.splittingHead().head {
+                blobs.append(encodedBlob(head, kind: .state, rank: rank))
             }
-            let blobs = segment.map { [$0] } ?? []
+            if let state = initial?.correction {
+                blobs.append(encodedBlob(state, kind: .segment, rank: state.layout.tensors.map(\.rank).max() ?? 0))
+            }
             self.init(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
         case .fedit, .ffaLoRA:
             let specification = try plan.specification(rank: rank, maps: maps)
@@ -50,7 +54,7 @@ func encodedBlob(_ state: AdapterState, kind: StoredBlob.Kind, rank: Int) -> (St
     return (StoredBlob(digest: Digest(of: bytes), byteCount: bytes.count, kind: kind, rank: rank), bytes)
 }
 
-/// Fed-SB's start, as one client uploaded it: B and A frozen for the run, R the first state.
+/// Fed-SB's start, as one client uploaded it: B and A frozen for the run, R the first state, with the head behind it.
 func splitStart(_ start: AdapterState, plan: FederationPlan, maps: [LinearMap]) throws(Failure) -> RunStart {
     let rank = plan.ranks[0]
     let specification = try plan.specification(rank: rank, maps: maps)
@@ -65,8 +69,10 @@ func splitStart(_ start: AdapterState, plan: FederationPlan, maps: [LinearMap]) 
         }
         return state
     }
+    var first = pick(specification.trainedLayout)
+    if let head = plan.derivedHead(specification) { first.replaceLast(with: head) }
     let blobs = [
-        encodedBlob(pick(specification.trainedLayout), kind: .state, rank: rank),
+        encodedBlob(first, kind: .state, rank: rank),
         encodedBlob(pick(frozenLayout), kind: .frozen, rank: rank),
     ]
     return RunStart(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
@@ -95,7 +101,10 @@ public func storedWeights(
     for reference in adapter.blobs {
         let bytes = try blob(reference.digest)
         switch reference.kind {
-        case .state: weights.trained = try state(reference, bytes, specification.trainedLayout)
+        case .state:
+            if let layout = stored.plan.stateLayout(specification) {
+                weights.trained.replaceLast(with: try state(reference, bytes, layout))
+            }
         case .frozen:
             if let layout = specification.frozenLayout { weights.frozen = try state(reference, bytes, layout) }
         case .delta, .residual: break

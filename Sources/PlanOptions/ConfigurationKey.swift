@@ -162,6 +162,7 @@ extension OptimizerName: ConfigurationValue {}
 extension QuantizationName: ConfigurationValue {}
 extension PrivacyName: ConfigurationValue {}
 extension ComputeName: ConfigurationValue {}
+extension TaskName: ConfigurationValue {}
 
 extension UpdateCodec: ConfigurationValue {
     public init?(configuration texts: [String]) {

@@ -171,7 +171,11 @@ public enum LoRASBStart {
     }
 
     /// B, A and R of a start as the weights of a client.
-    public static func weights(_ start: AdapterState, specification: AdapterSpecification) -> AdapterWeights {
+    ///
+    /// - Parameter head: the specification's, as it starts; nil where it has none
+    public static func weights(
+        _ start: AdapterState, head: AdapterState? = nil, specification: AdapterSpecification
+    ) -> AdapterWeights {
         precondition(start.layout == specification.startLayout, "the start belongs to another specification")
         var trained: [Float] = []
         var frozen: [Float] = []
@@ -179,7 +183,7 @@ public enum LoRASBStart {
             if tensor.role == .core { trained += start.tensor(index) } else { frozen += start.tensor(index) }
         }
         return AdapterWeights(
-            trained: AdapterState(layout: specification.trainedLayout, values: trained),
+            trained: AdapterState(layout: specification.trainedLayout, values: trained + (head?.values ?? [])),
             frozen: specification.frozenLayout.map { AdapterState(layout: $0, values: frozen) })
     }
 

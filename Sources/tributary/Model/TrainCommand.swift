@@ -41,6 +41,7 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
     @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
+    @OptionGroup var taskOptions: TaskOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -66,24 +67,32 @@ struct TrainCommand: ParsableCommand {
         let checkpoint = try CheckpointFolder(path: base.model)
         let maps = checkpoint.configuration.linearMaps
         let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
-        let specification = try AdapterSpecification(
-            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized)
         let initial = try initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
+        let records = try DataFile.read(data, textField: taskOptions.textField)
+        let plan = try taskOptions.plan(for: checkpoint.configuration, seed: seed) { () throws(Failure) in
+            if let initial, !initial.labels.isEmpty { return initial.labels }
+            return try LabelSet(of: records, field: taskOptions.labelField).names
+        }
+        let specification = try AdapterSpecification(
+            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
+            head: plan.head)
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         try require(
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
-        let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
+        let encoded = try text.examples(records, task: taskOptions.learningTask(plan), sequenceLength: sequenceLength)
         if let notes = dataNotes(encoded, sequenceLength: sequenceLength) { Console.error(notes) }
 
-        let (_, language) = try base.load()
+        let (_, language) = try base.load(task: plan.modelTask)
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
         var weights = specification.initialWeights(&draws)
+        let head = plan.derivedHead(specification)
+        if let head { weights.trained.replaceLast(with: head) }
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
         if method == .loraSB {
-            weights = try startLoRASB(startName, model, specification, encoded.examples, settings)
+            weights = try startLoRASB(startName, model, specification, head, encoded.examples, settings)
             try model.load(weights)
         }
         let count = weights.trained.values.count
@@ -102,8 +111,10 @@ struct TrainCommand: ParsableCommand {
             return !Interrupts.isInterrupted
         }
         line.finish()
-        try PEFTAdapter(entries: exportedFactors(weights: outcome.weights), baseModel: absolutePath(checkpoint.path))
-            .write(folder: output, maps: maps)
+        let trained = PEFTAdapter(
+            entries: exportedFactors(weights: outcome.weights), head: exportedHead(weights: outcome.weights),
+            headPlace: .init(checkpoint.configuration), labels: plan.labels, baseModel: absolutePath(checkpoint.path))
+        try trained.write(folder: output, maps: maps)
         if outcome.steps < steps {
             throw Failure(
                 .interrupted,
@@ -111,6 +122,8 @@ struct TrainCommand: ParsableCommand {
             )
         }
         let seconds = line.seconds
+        var taskFlags = plan.task == .classify ? " --task classify --label-field \(taskOptions.labelField)" : ""
+        if let field = taskOptions.textField { taskFlags += " --text-field \(field)" }
         result.write([
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
@@ -121,15 +134,15 @@ struct TrainCommand: ParsableCommand {
         ]) {
             """
             \(output): \(steps) steps in \(Readable.duration(seconds: seconds)), loss \(Readable.decimal(outcome.losses.first ?? 0, 4)) -> \(Readable.decimal(outcome.losses.last ?? 0, 4)), \(Readable.decimal(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
-            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)
+            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)\(taskFlags)
 
             """
         }
     }
 
     private func startLoRASB(
-        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example],
-        _ settings: TrainingSettings
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ head: AdapterState?,
+        _ examples: [Example], _ settings: TrainingSettings
     ) throws(Failure) -> AdapterWeights {
         var line = ProgressLine()
         let report = { (done: Int, count: Int) -> Bool in
@@ -150,6 +163,6 @@ struct TrainCommand: ParsableCommand {
         }
         line.finish()
         Console.error(LoRASBStart.summary(made.approximations))
-        return LoRASBStart.weights(made.state, specification: specification)
+        return LoRASBStart.weights(made.state, head: head, specification: specification)
     }
 }
