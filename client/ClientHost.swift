@@ -114,8 +114,9 @@ final class ClientHost {
         case .evaluated(let round, let result):
             let loss = result.lossSum / Double(max(1, result.targetTokens))
             let matches = result.exactMatches.map { ", exact match \($0) of \(result.examples)" } ?? ""
-            logger.info(
-                "after round \(round): evaluated loss \(Readable.decimal(loss, 4)) on \(result.targetTokens) tokens\(matches)")
+            let tokens = result.labelCounts == nil ? "\(result.targetTokens) tokens" : "\(result.examples) examples"
+            let accuracy = result.labelCounts?.accuracy.map { ", accuracy \(Readable.decimal($0 * 100, 2)) %" } ?? ""
+            logger.info("after round \(round): evaluated loss \(Readable.decimal(loss, 4)) on \(tokens)\(matches)\(accuracy)")
             write(
                 "evaluated",
                 [
@@ -123,6 +124,8 @@ final class ClientHost {
                     .init("target_tokens", .integer(result.targetTokens)),
                     .init("examples", .integer(result.examples)),
                     .init("exact_matches", result.exactMatches.map(JSONValue.integer) ?? .null),
+                    .init("accuracy", .optional(result.labelCounts?.accuracy)),
+                    .init("macro_f1", .optional(result.labelCounts?.macroF1)),
                 ])
         case .started(let bytes):
             logger.info("sent the run's start, \(Readable.bytes(bytes))")

@@ -21,13 +21,18 @@ final class Engine: LocalWork {
 
     /// Reads the data; the model is loaded when the plan is known.
     init(
-        name: String, base: EngineBase, data: String, evaluationData: String?, channel: ProcessChannel, logger: Logger
+        name: String, base: EngineBase, data: String, evaluationData: String?, textField: String?, labelField: String,
+        channel: ProcessChannel, logger: Logger
     ) throws(Failure) {
         let display = ProgressDisplay(logger: logger)
-        let records = try DataFile.read(data)
-        let evaluationRecords = try evaluationData.map { (path) throws(Failure) in try DataFile.read(path) }
+        let records = try DataFile.read(data, textField: textField)
+        let evaluationRecords = try evaluationData.map { (path) throws(Failure) in
+            try DataFile.read(path, textField: textField)
+        }
         base.loadingProgress = { display.show("loading the base model", done: $0, of: $1) }
-        work = try EngineWork(name: name, base: base, records: records, evaluationRecords: evaluationRecords) { progress in
+        work = try EngineWork(
+            name: name, base: base, records: records, evaluationRecords: evaluationRecords, labelField: labelField
+        ) { progress in
             display.show(progress)
             return !Interrupts.isInterrupted
         }

@@ -35,6 +35,10 @@ struct JoinCommand: ParsableCommand {
     var data: String
     @Option(help: ArgumentHelp("Held-out examples, on which each round's adapter is evaluated.", valueName: "file"))
     var evalData: String?
+    @Option(help: ArgumentHelp("The field or column of the text, if it is not called text.", valueName: "field"))
+    var textField: String?
+    @Option(help: ArgumentHelp("classify: the field or column of the label.", valueName: "field"))
+    var labelField = "label"
     @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
     @Option(
@@ -98,7 +102,8 @@ struct JoinCommand: ParsableCommand {
         engineBase.memoryLimit = memoryLimit?.bytes
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(
-            name: name, base: engineBase, data: data, evaluationData: evalData, channel: channel, logger: logger)
+            name: name, base: engineBase, data: data, evaluationData: evalData, textField: textField, labelField: labelField,
+            channel: channel, logger: logger)
         let checkpoint = engineBase.checkpoint
         let tokenizer = try checkpoint.tokenizerDigest()
         let bytes = checkpoint.weightFiles.reduce(0) { $0 + StatePlace.fileSize($1) }

@@ -1,5 +1,6 @@
 /// The coordinator as a process: the service behind a listening socket, its events in the log, its results in files.
 
+import Adapters
 import Checkpoints
 import CoordinatorCore
 import CoordinatorStore
@@ -21,6 +22,7 @@ final class CoordinatorHost: @unchecked Sendable {
     private let listener: CoordinatorListener
     private let folder: RunFolder
     private let base: String
+    private let headPlace: PEFTAdapter.HeadPlace
     private let logger: Logger
     private let json: Bool
     private let clock: @Sendable () -> Duration
@@ -38,13 +40,14 @@ final class CoordinatorHost: @unchecked Sendable {
 
     init(
         service: CoordinatorService, store: SQLiteFederationStore, listener: CoordinatorListener, folder: RunFolder, base: String,
-        logger: Logger, json: Bool, clock: @escaping @Sendable () -> Duration
+        headPlace: PEFTAdapter.HeadPlace, logger: Logger, json: Bool, clock: @escaping @Sendable () -> Duration
     ) {
         self.service = service
         self.store = store
         self.listener = listener
         self.folder = folder
         self.base = base
+        self.headPlace = headPlace
         self.logger = logger
         self.json = json
         self.clock = clock
@@ -132,7 +135,8 @@ final class CoordinatorHost: @unchecked Sendable {
 
     private func export() throws(Failure) {
         let weights = try service.weights(afterRound: nil)
-        try folder.writeAdapter(weights, maps: service.federation.maps, base: base)
+        try folder.writeAdapter(
+            weights, maps: service.federation.maps, base: base, headPlace: headPlace, labels: service.federation.plan.labels)
         log(RunEvent("exported", "the adapter is in \(folder.path)/adapter", [.init("output", .string(folder.path))]))
     }
 

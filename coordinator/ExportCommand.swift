@@ -1,5 +1,6 @@
 /// `tributary-coordinator export`: the adapter after any round, also while a coordinator runs.
 
+import Adapters
 import ArgumentParser
 import Checkpoints
 import CoordinatorCore
@@ -45,7 +46,8 @@ struct ExportCommand: ParsableCommand {
         let base = absolutePath(model)
         let folder = RunFolder(path: output)
         try Folder.create(output, for: "--output")
-        try folder.writeAdapter(weights, maps: maps, base: base)
+        try folder.writeAdapter(
+            weights, maps: maps, base: base, headPlace: .init(checkpoint.configuration), labels: federation.plan.labels)
         try folder.writeMetrics(federation)
         try folder.writeRun(federation, base: base)
         let exported = round ?? federation.adapters.map(\.round).max() ?? 0

@@ -87,14 +87,19 @@ extension RunEvent {
         case .evaluation(let record):
             let loss = record.lossSum / Double(max(1, record.targetTokens))
             let matches = record.exactMatches.map { ", exact match \($0) of \(record.examples)" } ?? ""
+            let tokens = record.labelCounts == nil ? "\(record.targetTokens) tokens" : "\(record.examples) examples"
+            let accuracy =
+                record.labelCounts?.accuracy.map { ", accuracy \(Readable.decimal($0 * 100, 2)) %" } ?? ""
             self.init(
                 "evaluation",
-                "after round \(record.round): \(record.client) evaluated loss \(Readable.decimal(loss, 4)) on \(record.targetTokens) tokens\(matches)",
+                "after round \(record.round): \(record.client) evaluated loss \(Readable.decimal(loss, 4)) on \(tokens)\(matches)\(accuracy)",
                 [
                     .init("round", .integer(record.round)), .init("client", .string(record.client)),
                     .init("loss", .optional(loss)), .init("target_tokens", .integer(record.targetTokens)),
                     .init("examples", .integer(record.examples)),
                     .init("exact_matches", record.exactMatches.map(JSONValue.integer) ?? .null),
+                    .init("accuracy", .optional(record.labelCounts?.accuracy)),
+                    .init("macro_f1", .optional(record.labelCounts?.macroF1)),
                 ])
         case .finished:
             self.init("finished", federation.endReason)

@@ -47,6 +47,8 @@ struct StartCommand: ParsableCommand {
         let checkpoint = try CheckpointFolder(path: settings.model)
         let maps = checkpoint.configuration.linearMaps
         var plan = settings.plan
+        plan.settleTask(for: checkpoint.configuration)
+        try plan.validateTask(for: checkpoint.configuration)
         var initial: AdapterWeights?
         if let adapter = settings.initialAdapter {
             initial = try RunStart.weights(ofAdapter: adapter, plan: &plan, maps: maps)
@@ -79,7 +81,7 @@ struct StartCommand: ParsableCommand {
         if service.federation.hasUnsafeNoise { logger.warning("privacy guarantee: \(RunFolder.unsafeNotice)") }
         let host = CoordinatorHost(
             service: service, store: store, listener: listener, folder: folder, base: absolutePath(settings.model),
-            logger: logger, json: json, clock: clock)
+            headPlace: .init(checkpoint.configuration), logger: logger, json: json, clock: clock)
         try Interrupts.watch { listener.stop() }
         logger.info(
             "run \(service.federation.runID): \(plan.strategy.rawValue), \(plan.rounds) rounds, base \(plan.baseDigest.short); listening on \(listener.address)"

@@ -58,6 +58,7 @@ struct Settings {
         for key in StartOptions.keys { key.apply(options, &plan) }
         plan.ranks = Set(plan.ranks).sorted()
         options.plan.settle(&plan)
+        try PlanOptions.readLabels(&plan)
         self.plan = plan
     }
 }

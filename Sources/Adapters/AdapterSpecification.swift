@@ -72,6 +72,9 @@ public struct AdapterSpecification: Equatable, Sendable {
         }
     }
 
+    /// The head alone; nil without one.
+    public var headLayout: AdapterLayout? { head.isEmpty ? nil : AdapterLayout(headTensors) }
+
     /// LoRA: A then B of each map; FFA-LoRA: B; LoRA-SB: R. Then the head.
     public var trainedLayout: AdapterLayout {
         let factors =
@@ -120,16 +123,23 @@ public struct AdapterSpecification: Equatable, Sendable {
     /// Only integers and correctly rounded arithmetic, so that two machines agree bit for bit. LoRA-SB's frozen
     /// factors come from data or from the base, so that only its layouts are filled here, with zeros.
     public func initialWeights(_ generator: inout SeededGenerator) -> AdapterWeights {
-        func fill(_ layout: AdapterLayout) -> AdapterState {
-            var state = AdapterState(zeros: layout)
-            for (index, tensor) in layout.tensors.enumerated() {
-                guard tensor.role == .headWeight || (tensor.role == .loraA && method != .loraSB) else { continue }
-                let bound = 1 / Float(tensor.columns).squareRoot()
-                for position in layout.range(index) { state.values[position] = generator.symmetric(bound) }
-            }
-            return state
+        AdapterWeights(
+            trained: filled(trainedLayout, &generator), frozen: frozenLayout.map { filled($0, &generator) })
+    }
+
+    /// The head's part of `initialWeights`, drawn on its own; nil without a head.
+    public func initialHead(_ generator: inout SeededGenerator) -> AdapterState? {
+        headLayout.map { filled($0, &generator) }
+    }
+
+    private func filled(_ layout: AdapterLayout, _ generator: inout SeededGenerator) -> AdapterState {
+        var state = AdapterState(zeros: layout)
+        for (index, tensor) in layout.tensors.enumerated() {
+            guard tensor.role == .headWeight || (tensor.role == .loraA && method != .loraSB) else { continue }
+            let bound = 1 / Float(tensor.columns).squareRoot()
+            for position in layout.range(index) { state.values[position] = generator.symmetric(bound) }
         }
-        return AdapterWeights(trained: fill(trainedLayout), frozen: frozenLayout.map(fill))
+        return state
     }
 
     /// The layout of a FLoRA correction: stackA then stackB of each map, of this rank or the matrix's smaller side.

@@ -72,18 +72,21 @@ public struct PEFTAdapter: Sendable {
     /// In the order of `ModelConfiguration.head`; empty without a head.
     public let head: [HeadEntry]
     public let headPlace: HeadPlace
+    /// Of a classifier, in the order of its head's outputs; `labels.json` beside the adapter. Empty where it is not known.
+    public let labels: [String]
     /// Where the adapter was read from, or what it is called; for messages.
     public let origin: String
     /// The configuration's `base_model_name_or_path`.
     public let baseModel: String?
 
     public init(
-        entries: [Entry], head: [HeadEntry] = [], headPlace: HeadPlace = .savedModules, origin: String = "the adapter",
-        baseModel: String? = nil
+        entries: [Entry], head: [HeadEntry] = [], headPlace: HeadPlace = .savedModules, labels: [String] = [],
+        origin: String = "the adapter", baseModel: String? = nil
     ) {
         self.entries = entries
         self.head = head
         self.headPlace = headPlace
+        self.labels = labels
         self.origin = origin
         self.baseModel = baseModel
     }
@@ -150,7 +153,21 @@ public struct PEFTAdapter: Sendable {
             head = try Self.head(file.names, prefix: "", in: file, path: headPath)
             place = .file
         }
-        self.init(entries: entries, head: head, headPlace: place, origin: folder, baseModel: configuration.baseModel)
+        self.init(
+            entries: entries, head: head, headPlace: place, labels: try Self.readLabels(folder, of: head), origin: folder,
+            baseModel: configuration.baseModel)
+    }
+
+    private static func readLabels(_ folder: String, of head: [HeadEntry]) throws(Failure) -> [String] {
+        let path = folder + "/labels.json"
+        guard let last = head.last, fileExists(path) else { return [] }
+        let labels = try readJSON(path).elements?.map(\.text) ?? []
+        guard labels.count == last.outputs, !labels.contains(nil) else {
+            throw Failure(
+                .badData,
+                "\(path) is not a list of \(last.outputs) labels, which the head beside it has: export the adapter again")
+        }
+        return labels.compactMap { $0 }
     }
 
     private static func values(
@@ -264,6 +281,10 @@ public struct PEFTAdapter: Sendable {
                     metadata: ["format": "pt"])
                 try Self.append(head, prefix: "", to: writer)
                 try writer.finish()
+            }
+            if !labels.isEmpty {
+                let list = JSONValue.array(labels.map(JSONValue.string))
+                try writeFile(temporary + "/labels.json", Array((list.pretty + "\n").utf8))
             }
             for file in extraFiles { try writeFile(temporary + "/" + file.name, file.bytes) }
         }

@@ -19,6 +19,24 @@ extension AdapterState {
         return AdapterState(layout: layout, values: zip(values, update.values).map { $0 + $1 })
     }
 
+    /// The same state with its last tensors, those of `part`, replaced: all of it, or its head.
+    public mutating func replaceLast(with part: AdapterState) {
+        precondition(
+            layout.tensors.suffix(part.layout.tensors.count).elementsEqual(part.layout.tensors),
+            "the part is not the end of the state")
+        values.replaceSubrange((values.count - part.values.count)..., with: part.values)
+    }
+
+    /// The factors, and the head behind them, nil without one.
+    public func splittingHead() -> (factors: AdapterState, head: AdapterState?) {
+        guard let first = layout.tensors.firstIndex(where: \.role.isHead) else { return (self, nil) }
+        let offset = layout.offsets[first]
+        return (
+            AdapterState(layout: AdapterLayout(Array(layout.tensors[..<first])), values: Array(values[..<offset])),
+            AdapterState(layout: AdapterLayout(Array(layout.tensors[first...])), values: Array(values[offset...]))
+        )
+    }
+
     /// Several low-rank corrections as one, whose product is the sum of theirs: the rows of every stackA under one
     /// another and the columns of every stackB beside one another, in order.
     ///

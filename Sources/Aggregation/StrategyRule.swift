@@ -8,7 +8,8 @@ import Primitives
 
 /// What an aggregation of one round stands on.
 public struct AggregationStart: Sendable {
-    /// The state that the clients were given, to which their updates are added; nil where factors are combined.
+    /// The state that the clients were given, to which their updates are added; where factors are combined the head, if there
+    /// is one.
     public let global: AdapterState?
     /// The adapted linear maps, in model order.
     public let maps: [LinearMap]

@@ -75,12 +75,15 @@ public struct EvaluationResult: Equatable, Sendable {
     public let targetTokens: Int
     public let examples: Int
     public let exactMatches: Int?
+    /// Nil where texts are not classified.
+    public let labelCounts: LabelCounts?
 
-    public init(lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?) {
+    public init(lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?, labelCounts: LabelCounts? = nil) {
         self.lossSum = lossSum
         self.targetTokens = targetTokens
         self.examples = examples
         self.exactMatches = exactMatches
+        self.labelCounts = labelCounts
     }
 }
 

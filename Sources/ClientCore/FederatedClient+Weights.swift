@@ -23,7 +23,7 @@ extension FederatedClient {
                 ? try state(reference, delta, derived: weights.trained, joined) : try fetch(reference, joined)
             switch reference.kind {
             case .state:
-                weights.trained = try decode(bytes, layout: joined.specification.trainedLayout)
+                weights.trained.replaceLast(with: try decode(bytes, layout: try stateLayout(joined)))
             case .frozen:
                 guard let layout = joined.specification.frozenLayout else {
                     throw Refused.failure(
@@ -53,11 +53,11 @@ extension FederatedClient {
         _ reference: BlobReference, _ delta: StateDelta?, derived: AdapterState, _ joined: Joined
     ) throws(Refused) -> [UInt8] {
         if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
-        var made = EncodedState.encode(derived)
+        let layout = try stateLayout(joined)
+        var made = EncodedState.encode(layout == derived.layout ? derived : derived.splittingHead().head ?? derived)
         if Digest(of: made) != reference.digest, let delta,
             let before = try Refused.wrap({ () throws(Failure) in try storage.blob(delta.from) })
         {
-            let layout = joined.specification.trainedLayout
             let codec = joined.plan.compressDownlink
             let bytes = try download(
                 delta.digest, byteCount: delta.byteCount, limit: EncodedState.byteLimit(layout: layout, codec: codec), joined)
@@ -83,7 +83,7 @@ extension FederatedClient {
         if let bytes = try Refused.wrap({ () throws(Failure) in try storage.blob(reference.digest) }) { return bytes }
         let bytes = try download(
             reference.digest, byteCount: reference.byteCount,
-            limit: EncodedState.byteLimit(layout: largestLayout(joined, reference), codec: .float32), joined)
+            limit: EncodedState.byteLimit(layout: try largestLayout(joined, reference), codec: .float32), joined)
         try Refused.wrap { () throws(Failure) in try storage.keepBlob(reference.digest, bytes: bytes) }
         return bytes
     }
@@ -115,9 +115,19 @@ extension FederatedClient {
         return bytes
     }
 
-    private func largestLayout(_ joined: Joined, _ reference: BlobReference) -> AdapterLayout {
+    private func stateLayout(_ joined: Joined) throws(Refused) -> AdapterLayout {
+        guard let layout = joined.plan.stateLayout(joined.specification) else {
+            throw Refused.failure(
+                Failure(
+                    .protocolError,
+                    "strategy \(joined.plan.strategy.rawValue) has no global state here, but the coordinator sent one"))
+        }
+        return layout
+    }
+
+    private func largestLayout(_ joined: Joined, _ reference: BlobReference) throws(Refused) -> AdapterLayout {
         switch reference.kind {
-        case .state: joined.specification.trainedLayout
+        case .state: try stateLayout(joined)
         case .frozen: joined.specification.frozenLayout ?? joined.specification.trainedLayout
         case .segment: AdapterSpecification.stackLayout(maps: joined.specification.maps, rank: Int(reference.rank))
         }

@@ -235,10 +235,19 @@ public struct FederatedClient {
                     ReportEvaluation(
                         session: joined.session, round: task.round, lossSum: result.lossSum,
                         targetTokens: UInt64(result.targetTokens), examples: UInt64(result.examples),
-                        exactMatches: result.exactMatches.map(UInt64.init))))
+                        exactMatches: result.exactMatches.map(UInt64.init),
+                        labelTallies: result.labelCounts.map(tallies) ?? [])))
             return .worked(.evaluated(round: Int(task.round), result))
         case .train(let task):
             return .worked(try train(task, &record, residual: record.residual(given: answer.lastContribution), joined))
+        }
+    }
+
+    private func tallies(_ counts: LabelCounts) -> [LabelTally] {
+        (0..<counts.labelCount).map { label in
+            LabelTally(
+                correct: UInt32(clamping: counts.correct[label]), predicted: UInt32(clamping: counts.predicted[label]),
+                actual: UInt32(clamping: counts.actual[label]))
         }
     }
 

@@ -14,7 +14,7 @@ public final class EngineBase {
     /// The weights from which a quantized base was made, where they are needed and given.
     public let unquantized: CheckpointFolder?
     public let text: ModelText
-    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName)?
+    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName, task: ModelTask)?
     /// Bytes that training may take in all; nil: the engine's own limit on activations.
     public var memoryLimit: Int?
     /// Told how many linear maps are loaded, and of how many.
@@ -29,8 +29,10 @@ public final class EngineBase {
     /// An adapter that adds nothing.
     public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
 
-    /// Refuses a compute type that this processor lacks, and a plan that does not fit into the memory limit.
+    /// Refuses a task that the model is not for, a compute type that this processor lacks, and a plan that does not fit into
+    /// the memory limit.
     public func check(_ plan: FederationPlan) throws(Failure) {
+        try plan.validateTask(for: checkpoint.configuration)
         _ = try computeType(plan)
         if memoryLimit != nil { _ = try memoryPlan(for: plan) }
     }
@@ -83,17 +85,19 @@ public final class EngineBase {
 
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
     public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
-        if let adapted, adapted.form == plan.quantize, adapted.compute == plan.compute {
+        let task: ModelTask = plan.task == .classify ? .classify(labelCount: plan.labels.count) : .causal
+        if let adapted, adapted.form == plan.quantize, adapted.compute == plan.compute, adapted.task == task {
             try adapted.model.load(weights)
             return adapted.model
         }
         // Two forms of one base never stand in memory together.
         adapted = nil
         let model = try LanguageModel(
-            checkpoint: checkpoint, quantization: try form(plan), compute: choice(plan.compute), progress: loadingProgress)
+            checkpoint: checkpoint, quantization: try form(plan), compute: choice(plan.compute), task: task,
+            progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
         loaded.use(try memoryPlan(for: plan))
-        adapted = (loaded, plan.quantize, plan.compute)
+        adapted = (loaded, plan.quantize, plan.compute, task)
         return loaded
     }
 }

@@ -20,8 +20,11 @@ public final class EngineWork: LocalWork {
     private let base: EngineBase
     private let records: [Record]
     private let evaluationRecords: [Record]?
+    /// That holds the label of a record.
+    private let labelField: String
     private let name: String
-    private var training: EncodedData
+    /// Nil before the plan has told the labels.
+    private var training: EncodedData?
     private var evaluation: EncodedData?
     /// How the training examples are packed at the plan's sequence length; nil if they are not.
     public private(set) var packing: BestFitPacking?
@@ -30,39 +33,55 @@ public final class EngineWork: LocalWork {
 
     /// Reads nothing: the records are there. Refuses a data set without a usable example.
     public init(
-        name: String, base: EngineBase, records: [Record], evaluationRecords: [Record]?,
+        name: String, base: EngineBase, records: [Record], evaluationRecords: [Record]?, labelField: String = "label",
         progress: @escaping (EngineProgress) -> Bool
     ) throws(Failure) {
         self.name = name
         self.base = base
         self.records = records
         self.evaluationRecords = evaluationRecords
+        self.labelField = labelField
         self.progress = progress
-        let positions = base.checkpoint.configuration.maximumPositions
-        training = try base.text.examples(records, sequenceLength: positions)
+        // Which labels there are is in the plan; that there are some can be told at once.
+        let isEncoder = base.checkpoint.configuration.isEncoder
+        if isEncoder { for records in [records, evaluationRecords ?? []] { _ = try LabelSet(of: records, field: labelField) } }
+        try encode(isEncoder ? nil : .causal, sequenceLength: base.checkpoint.configuration.maximumPositions)
+    }
+
+    private func encode(_ task: LearningTask?, sequenceLength: Int, dividesTexts: Bool = false) throws(Failure) {
+        guard let task else { return }
+        let training = try base.text.examples(
+            records, task: task, sequenceLength: sequenceLength, dividesTexts: dividesTexts)
         guard !training.examples.isEmpty else {
             throw Failure(
-                .badData, "the training data of \(name) has no example with a target token: add a completion to its records")
+                .badData,
+                "no example of \(name) has a target within \(sequenceLength) tokens: add a completion to its records, or raise --sequence-length"
+            )
         }
+        self.training = training
         evaluation = try evaluationRecords.map { (records) throws(Failure) in
-            try base.text.examples(records, sequenceLength: positions)
+            try base.text.examples(
+                records, task: task, sequenceLength: base.checkpoint.configuration.maximumPositions)
         }
     }
 
-    /// Examples that were cut and that were dropped at the plan's sequence length.
-    public var cutAndDropped: (cut: Int, dropped: Int) { (training.cutCount, training.droppedCount) }
+    private var examples: [Example] { training?.examples ?? [] }
 
-    public var exampleCount: Int { training.examples.count }
-    public var hasEvaluationData: Bool { evaluation != nil }
+    /// Examples that were cut and that were dropped at the plan's sequence length.
+    public var cutAndDropped: (cut: Int, dropped: Int) { (training?.cutCount ?? 0, training?.droppedCount ?? 0) }
+
+    public var exampleCount: Int { training?.examples.count ?? records.count }
+    public var hasEvaluationData: Bool { evaluationRecords != nil }
     public var hasUnquantizedModel: Bool { base.unquantized != nil }
 
-    /// Of the training examples at the plan's sequence length: tokens and targets of each.
+    /// Of the training examples at the plan's sequence length: tokens, targets and label of each.
     public var dataDigest: Digest {
         var builder = DigestBuilder()
-        for example in training.examples {
+        for example in examples {
             builder.update(counted: "\(example.tokens.count)")
             example.tokens.withUnsafeBytes { builder.update($0) }
             builder.update(example.targets.map { $0 ? 1 : 0 })
+            if let label = example.label { builder.update(counted: "\(label)") }
         }
         return builder.finish()
     }
@@ -75,15 +94,10 @@ public final class EngineWork: LocalWork {
                 .usage,
                 "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
         }
-        training = try base.text.examples(
-            records, sequenceLength: plan.sequenceLength, dividesTexts: plan.packing == .bestFit)
-        packing = TrainingSettings(plan).packing(training.examples)
-        guard !training.examples.isEmpty else {
-            throw Failure(
-                .badData,
-                "no example of \(name) has a target left at the plan's sequence length of \(plan.sequenceLength): raise --sequence-length"
-            )
-        }
+        try encode(
+            plan.task == .causal ? .causal : .classify(LabelSet(plan.labels), field: labelField),
+            sequenceLength: plan.sequenceLength, dividesTexts: plan.packing == .bestFit)
+        packing = TrainingSettings(plan).packing(examples)
     }
 
     public func train(
@@ -97,7 +111,7 @@ public final class EngineWork: LocalWork {
         do throws(Failure) {
             let model = try base.model(assignment.weights, for: plan)
             outcome = try LocalTrainer.train(
-                model: model, examples: training.examples, settings: TrainingSettings(plan),
+                model: model, examples: examples, settings: TrainingSettings(plan),
                 stepRange: plan.steps(ofRound: assignment.round), totalSteps: plan.totalSteps,
                 generator: SeededGenerator(
                     seed: plan.seed, purpose: "batches", round: assignment.round, attempt: assignment.attempt,
@@ -131,14 +145,16 @@ public final class EngineWork: LocalWork {
         ) { progress(.evaluating(client: name, done: $0, count: $1)) }
         return EvaluationResult(
             lossSum: outcome.lossSum, targetTokens: outcome.targetTokens, examples: outcome.examples,
-            exactMatches: outcome.exactMatches)
+            exactMatches: outcome.exactMatches, labelCounts: outcome.labelCounts)
     }
 
     public func start(
         plan: FederationPlan, client: String, specification: AdapterSpecification
     ) throws(Failure) -> AdapterState {
         let generator = SeededGenerator(seed: plan.seed, purpose: "start", client: client)
-        let model = try base.model(EngineBase.noAdapter, for: plan)
+        // An adapter that adds nothing; a classifier needs its head.
+        let nothing = plan.derivedHead(specification).map { AdapterWeights(trained: $0) } ?? EngineBase.noAdapter
+        let model = try base.model(nothing, for: plan)
         switch plan.startName {
         case .standard, .zero:
             throw Failure(.internalError, "start \(plan.startName.rawValue) is made by the coordinator")
@@ -156,11 +172,11 @@ public final class EngineWork: LocalWork {
                 }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) }, generator: generator
             ) { progress(.starting(done: $0, count: $1)) }.state
         case .gradient:
-            let examples = LoRASBStart.examples(
-                training.examples, stepSize: plan.batchSize * plan.gradientAccumulation,
+            let drawn = LoRASBStart.examples(
+                examples, stepSize: plan.batchSize * plan.gradientAccumulation,
                 generator: SeededGenerator(seed: plan.seed, purpose: "start examples", client: client))
             return try LoRASBStart.fromGradient(
-                model: model, specification: specification, examples: examples, batchSize: plan.batchSize,
+                model: model, specification: specification, examples: drawn, batchSize: plan.batchSize,
                 learningRate: plan.learningRate, generator: generator
             ) { progress(.starting(done: $0, count: $1)) }.state
         case .xs:

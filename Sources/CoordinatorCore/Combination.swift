@@ -34,7 +34,9 @@ struct Combination {
         let adapted = try plan.targets(among: maps)
         let stateBlob = current.blobs.first { $0.kind == .state }
         let global = try stateBlob.map { (stored) throws(Failure) in
-            let layout = try plan.specification(rank: stored.rank, maps: maps).trainedLayout
+            guard let layout = plan.stateLayout(try plan.specification(rank: stored.rank, maps: maps)) else {
+                throw Failure(.badData, "the state holds a global adapter that its plan has none of: restore a copy")
+            }
             return try decode(try blob(stored.digest), layout: layout, of: "the global adapter")
         }
         let total = weights.reduce(0) { $0 + $1.weight }
@@ -49,7 +51,8 @@ struct Combination {
                     sent.bytes, layout: rule.contributionLayout(specification), of: "client \(client)'s contribution",
                     codec: plan.compress)
                 if rule.takesFactors {
-                    let given = plan.derivedWeights(specification, round: round, attempt: sent.attempt, client: client).trained
+                    var given = plan.derivedWeights(specification, round: round, attempt: sent.attempt, client: client).trained
+                    if let global { given.replaceLast(with: global) }
                     state = given.adding(state)
                 }
                 try aggregator.add(client: client, weight: weight, state: state)
@@ -60,8 +63,9 @@ struct Combination {
         } catch {
             throw Failure(.internalError, "round \(round) cannot be combined: \(error)")
         }
+        if rule.takesFactors { return try append(combined, to: current, round: round, maps: adapted) }
         guard let global, let stateBlob else {
-            return try append(combined, to: current, round: round, maps: adapted)
+            throw Failure(.internalError, "round \(round) has no global adapter to be combined onto")
         }
         var (next, blobs) = try replace(stateBlob, holding: global, by: combined, in: current, round: round)
         if let clipped = aggregator as? PrivateAverage { next.clip = clipped.nextClip }
@@ -111,12 +115,16 @@ struct Combination {
         return (next, [state, residual, (delta, bytes)])
     }
 
-    /// FLoRA: the round's stack becomes one more segment, or all segments are consolidated into one.
+    /// FLoRA: the round's stack becomes one more segment, or all segments are consolidated into one; a head is the new state.
     private func append(
-        _ stack: AdapterState, to current: GlobalAdapter, round: Int, maps: [LinearMap]
+        _ combined: AdapterState, to current: GlobalAdapter, round: Int, maps: [LinearMap]
     ) throws(Failure) -> (GlobalAdapter, [(StoredBlob, bytes: [UInt8])]) {
+        let (stack, head) = combined.splittingHead()
+        let known = current.blobs.filter { $0.kind == .segment }
+        let rank = current.blobs.first { $0.kind == .state }?.rank ?? plan.ranks[0]
+        let heads = head.map { [encodedBlob($0, kind: .state, rank: rank)] } ?? []
         var segments: [CorrectionSegment] = []
-        for reference in current.blobs {
+        for reference in known {
             let layout = AdapterSpecification.stackLayout(maps: maps, rank: reference.rank)
             let state = try decode(try blob(reference.digest), layout: layout, of: "the global correction")
             segments.append(CorrectionSegment(round: 0, stack: state))
@@ -128,8 +136,11 @@ struct Combination {
                 throw Failure(.internalError, "the correction of round \(round) is empty")
             }
             let encoded = encodedBlob(last.stack, kind: .segment, rank: last.stack.layout.tensors.map(\.rank).max() ?? 0)
-            let kept = error == nil ? current.blobs : []
-            return (GlobalAdapter(round: round, blobs: kept + [encoded.0], truncationError: error), [encoded])
+            let kept = error == nil ? known : []
+            return (
+                GlobalAdapter(round: round, blobs: heads.map(\.0) + kept + [encoded.0], truncationError: error),
+                heads + [encoded]
+            )
         } catch let failure as Failure {
             throw failure
         } catch {

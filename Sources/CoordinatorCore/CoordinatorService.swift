@@ -258,6 +258,6 @@ extension Federation {
         if let segment = adapter?.blobs.first(where: { $0.digest == digest && $0.kind == .segment }) {
             return AdapterSpecification.stackLayout(maps: try plan.targets(among: maps), rank: segment.rank).parameterCount
         }
-        return try plan.specification(rank: rank, maps: maps).trainedLayout.parameterCount
+        return plan.stateLayout(try plan.specification(rank: rank, maps: maps))?.parameterCount ?? 0
     }
 }

@@ -95,9 +95,19 @@ extension Federation {
             )
         }
         let (tokens, examples) = (Int(report.targetTokens), Int(report.examples))
+        let counts = LabelCounts(report.labelTallies)
+        guard
+            plan.task == .causal
+                ? report.labelTallies.isEmpty : counts?.labelCount == plan.labels.count && counts?.examples == examples
+        else {
+            return Self.refusal(
+                .badMessage,
+                "client \(name) tells of \(report.labelTallies.count) labels whose counts are not those of \(examples) examples of this run's \(plan.labels.count) labels"
+            )
+        }
         let record = EvaluationRecord(
             round: adapter.round, client: name, lossSum: report.lossSum, targetTokens: tokens, examples: examples,
-            exactMatches: report.exactMatches.flatMap(Int.init(exactly:)))
+            exactMatches: report.exactMatches.flatMap(Int.init(exactly:)), labelCounts: plan.task == .causal ? nil : counts)
         var decision = Decision(.acknowledged)
         if evaluations[adapter.round]?[name] == nil {
             evaluations[adapter.round, default: [:]][name] = record
@@ -118,5 +128,14 @@ extension Federation {
             .heartbeatReply(
                 HeartbeatReply(
                     keepGoing: wanted, reason: wanted ? "" : "round \(heartbeat.round) went on without this client")))
+    }
+}
+
+extension LabelCounts {
+    /// Nil if the numbers are not of one set of examples.
+    fileprivate init?(_ tallies: [LabelTally]) {
+        self.init(
+            correct: tallies.map { Int($0.correct) }, predicted: tallies.map { Int($0.predicted) },
+            actual: tallies.map { Int($0.actual) })
     }
 }

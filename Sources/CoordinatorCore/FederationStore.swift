@@ -110,14 +110,20 @@ public struct EvaluationRecord: Codable, Equatable, Sendable {
     public let examples: Int
     /// Nil where exact match is not evaluated.
     public let exactMatches: Int?
+    /// Nil where texts are not classified.
+    public let labelCounts: LabelCounts?
 
-    public init(round: Int, client: String, lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?) {
+    public init(
+        round: Int, client: String, lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?,
+        labelCounts: LabelCounts? = nil
+    ) {
         self.round = round
         self.client = client
         self.lossSum = lossSum
         self.targetTokens = targetTokens
         self.examples = examples
         self.exactMatches = exactMatches
+        self.labelCounts = labelCounts
     }
 }
 

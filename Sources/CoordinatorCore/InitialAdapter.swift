@@ -13,14 +13,22 @@ extension RunStart {
         ofAdapter folder: String, plan: inout FederationPlan, maps: [LinearMap]
     ) throws(Failure) -> AdapterWeights {
         let adapter = try PEFTAdapter(folder: folder)
+        guard adapter.labels.isEmpty || plan.labels.isEmpty || adapter.labels == plan.labels else {
+            throw Failure(
+                .badData,
+                "\(folder) was trained for other labels, or in another order, than this run's: give its labels.json's with --labels"
+            )
+        }
         // The plan says what cannot work before the adapter is converted.
         plan.initialAdapterDigest = Digest(of: [])
         try plan.validate(maps: maps)
         let specification = try plan.specification(rank: plan.ranks[0], maps: maps)
         var generator = SeededGenerator(seed: plan.seed, purpose: "lora-a")
         var weights = specification.initialWeights(&generator)
+        if let head = plan.derivedHead(specification) { weights.trained.replaceLast(with: head) }
         if plan.strategy == .flora {
             weights.correction = try adapter.stack(targets: specification.maps, maps: maps)
+            try adapter.setHead(of: &weights)
         } else {
             weights = try adapter.weights(specification, maps: maps, start: weights)
         }
@@ -36,9 +44,18 @@ extension RunStart {
 extension RunFolder {
     /// Writes `adapter/` in PEFT's format; one that was there is replaced in one step.
     ///
-    /// - Parameter base: the base model's name or folder, for PEFT
-    public func writeAdapter(_ weights: AdapterWeights, maps: [LinearMap], base: String) throws(Failure) {
-        let adapter = PEFTAdapter(entries: exportedFactors(weights: weights), baseModel: base)
+    /// - Parameters:
+    ///   - base: the base model's name or folder, for PEFT
+    ///   - headPlace: where a classifier's head goes
+    ///   - labels: of a classifier, in the order of its outputs
+    public func writeAdapter(
+        _ weights: AdapterWeights, maps: [LinearMap], base: String, headPlace: PEFTAdapter.HeadPlace = .savedModules,
+        labels: [String] = []
+    ) throws(Failure) {
+        let adapter = PEFTAdapter(
+            entries: exportedFactors(weights: weights), head: exportedHead(weights: weights), headPlace: headPlace,
+            labels: labels,
+            baseModel: base)
         try adapter.write(folder: path + "/adapter", maps: maps)
     }
 }

@@ -48,6 +48,8 @@ public struct RunFolder: Sendable {
                 .init("privacy", Self.privacy(stored)),
                 .init("initial_eval_loss", .optional(initial.loss)),
                 .init("initial_eval_exact_match", .optional(initial.exactMatch)),
+                .init("initial_eval_accuracy", .optional(initial.accuracy)),
+                .init("initial_eval_macro_f1", .optional(initial.macroF1)),
             ] + extra)
         try FileWriting.replace(path + "/run.json", with: value.pretty + "\n")
     }
@@ -100,6 +102,7 @@ public struct RunFolder: Sendable {
             .init("round", .integer(record.round)), .init("participants", participants),
             .init("train_loss", .optional(record.trainLoss)), .init("eval_loss", .optional(evaluation.loss)),
             .init("eval_exact_match", .optional(evaluation.exactMatch)),
+            .init("eval_accuracy", .optional(evaluation.accuracy)), .init("eval_macro_f1", .optional(evaluation.macroF1)),
             .init("uplink_bytes", bytes(traffic.uplink)), .init("downlink_bytes", bytes(traffic.downlink)),
             .init("one_time_bytes", bytes(traffic.oneTime)), .init("control_bytes", bytes(traffic.control)),
             .init("uplink_ratio_bf16", ratio(traffic.uplinkValues, 2, traffic.uplink)),
@@ -123,11 +126,15 @@ public struct RunFolder: Sendable {
     }
 }
 
-/// Evaluations of one adapter by several clients: loss by target tokens, exact match by examples, in name order.
+/// Evaluations of one adapter by several clients: loss by target tokens, exact match and accuracy by examples, macro-F1 from the
+/// sums of counts, in name order.
 public struct EvaluationSummary: Equatable, Sendable {
-    /// Mean nats per target token; nil if nobody evaluated.
+    /// Mean nats per target token, of a classifier per example; nil if nobody evaluated.
     public let loss: Double?
     public let exactMatch: Double?
+    /// Nil where texts are not classified.
+    public let accuracy: Double?
+    public let macroF1: Double?
 
     public init(_ records: [EvaluationRecord]) {
         let records = records.sorted { $0.client < $1.client }
@@ -135,6 +142,12 @@ public struct EvaluationSummary: Equatable, Sendable {
         loss = tokens > 0 ? records.reduce(0) { $0 + $1.lossSum } / Double(tokens) : nil
         let matched = records.filter { $0.exactMatches != nil }
         let examples = matched.reduce(0) { $0 + $1.examples }
+        let counts = records.compactMap(\.labelCounts)
+        let all = counts.first.map { first in
+            counts.dropFirst().filter { $0.labelCount == first.labelCount }.reduce(first, +)
+        }
+        accuracy = all?.accuracy
+        macroF1 = all?.macroF1
         exactMatch = examples > 0 ? Double(matched.reduce(0) { $0 + ($1.exactMatches ?? 0) }) / Double(examples) : nil
     }
 }

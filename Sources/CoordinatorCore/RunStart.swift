@@ -29,10 +29,14 @@ public struct RunStart: Sendable {
         }
         switch plan.strategy {
         case .flora:
-            let segment = initial?.correction.map { state in
-                encodedBlob(state, kind: .segment, rank: state.layout.tensors.map(\.rank).max() ?? 0)
+            let specification = try plan.specification(rank: rank, maps: maps)
+            var blobs: [(StoredBlob, bytes: [UInt8])] = []
+            if let head = (initial ?? plan.derivedWeights(specification)).trained.splittingHead().head {
+                blobs.append(encodedBlob(head, kind: .state, rank: rank))
             }
-            let blobs = segment.map { [$0] } ?? []
+            if let state = initial?.correction {
+                blobs.append(encodedBlob(state, kind: .segment, rank: state.layout.tensors.map(\.rank).max() ?? 0))
+            }
             self.init(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
         case .fedit, .ffaLoRA, .fedSB:
             let specification = try plan.specification(rank: rank, maps: maps)
@@ -85,7 +89,10 @@ public func storedWeights(
     for reference in adapter.blobs {
         let bytes = try blob(reference.digest)
         switch reference.kind {
-        case .state: weights.trained = try state(reference, bytes, specification.trainedLayout)
+        case .state:
+            if let layout = stored.plan.stateLayout(specification) {
+                weights.trained.replaceLast(with: try state(reference, bytes, layout))
+            }
         case .frozen:
             if let layout = specification.frozenLayout { weights.frozen = try state(reference, bytes, layout) }
         case .delta, .residual: break

@@ -4,16 +4,17 @@ import Primitives
 
 public enum DataFile {
     /// The records in the order of the file. All are of one kind.
+    /// - Parameter textField: the field that holds the text, if it has another name than "text"
     /// - Throws: a failure that names the file and the line; also for a file without records.
-    public static func read(_ path: String) throws(Failure) -> [Record] {
-        try read(FileReading.bytes(path), path: path)
+    public static func read(_ path: String, textField: String? = nil) throws(Failure) -> [Record] {
+        try read(FileReading.bytes(path), path: path, textField: textField)
     }
 
     /// - Parameter path: what the bytes are called in errors; its ending says how they are read.
-    public static func read(_ bytes: [UInt8], path: String) throws(Failure) -> [Record] {
+    public static func read(_ bytes: [UInt8], path: String, textField: String? = nil) throws(Failure) -> [Record] {
         // A byte order mark says nothing in UTF-8.
         let bytes = bytes.starts(with: [0xEF, 0xBB, 0xBF]) ? bytes[3...] : bytes[...]
-        let records = try path.lowercased().hasSuffix(".csv") ? csv(bytes, path) : jsonLines(bytes, path)
+        let records = try path.lowercased().hasSuffix(".csv") ? csv(bytes, path, textField) : jsonLines(bytes, path, textField)
         guard let first = records.first else { throw Failure(.badData, "\(path) has no records; a data set must not be empty") }
         for record in records where record.kind != first.kind {
             throw Failure(
@@ -24,7 +25,9 @@ public enum DataFile {
         return records
     }
 
-    private static func jsonLines(_ bytes: ArraySlice<UInt8>, _ path: String) throws(Failure) -> [Record] {
+    private static func jsonLines(
+        _ bytes: ArraySlice<UInt8>, _ path: String, _ textField: String?
+    ) throws(Failure) -> [Record] {
         var records: [Record] = []
         var line = 0
         var start = bytes.startIndex
@@ -45,12 +48,12 @@ public enum DataFile {
             guard let members = value.members else {
                 throw Failure(.badData, "\(path):\(line): a line must hold one JSON object, not \(value.kind)")
             }
-            records.append(try Record(fields: members, path: path, line: line))
+            records.append(try Record(fields: members, path: path, line: line, textField: textField))
         }
         return records
     }
 
-    private static func csv(_ bytes: ArraySlice<UInt8>, _ path: String) throws(Failure) -> [Record] {
+    private static func csv(_ bytes: ArraySlice<UInt8>, _ path: String, _ textField: String?) throws(Failure) -> [Record] {
         var reader = CSVReader(bytes: bytes, path: path)
         guard let header = try reader.row() else { return [] }
         var seen: Set<String> = []
@@ -67,7 +70,7 @@ public enum DataFile {
             let fields = try zip(header.fields, row.fields).map { name, text throws(Failure) in
                 JSONValue.Member(name, try cell(text, name, "\(path):\(row.line)"))
             }
-            records.append(try Record(fields: fields, path: path, line: row.line))
+            records.append(try Record(fields: fields, path: path, line: row.line, textField: textField))
         }
         return records
     }
@@ -95,7 +98,7 @@ public enum DataFile {
 
 extension Record {
     /// For messages.
-    fileprivate var kind: String {
+    var kind: String {
         switch content {
         case .text: "\"text\""
         case .completion: "\"prompt\" and \"completion\""

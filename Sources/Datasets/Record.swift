@@ -20,12 +20,14 @@ public struct Record: Equatable, Sendable {
     public let path: String
     public let line: Int
 
+    /// - Parameter textField: a field of another name that is the text, whatever other fields there are; nil means "text"
     /// - Throws: a failure that names the file and the line, if the fields are not exactly one kind of content.
-    public init(fields: [JSONValue.Member], path: String, line: Int) throws(Failure) {
+    public init(fields: [JSONValue.Member], path: String, line: Int, textField: String? = nil) throws(Failure) {
         self.fields = fields
         self.path = path
         self.line = line
-        content = try RecordReader(fields: fields, place: "\(path):\(line)").content()
+        let reader = RecordReader(fields: fields, place: "\(path):\(line)")
+        if let textField { content = .text(try reader.text(textField)) } else { content = try reader.content() }
     }
 
     /// "path:line", for messages.
@@ -55,6 +57,13 @@ private struct RecordReader {
     let place: String
 
     private static let wanted = "\"text\", or \"prompt\" and \"completion\", or \"messages\""
+
+    func text(_ name: String) throws(Failure) -> String {
+        guard let value = field(name) else {
+            throw failure("there is no \"\(name)\"; the record has \(fields.map { "\"\($0.key)\"" }.joined(separator: ", "))")
+        }
+        return try string(value, name)
+    }
 
     func content() throws(Failure) -> Record.Content {
         let (text, messages) = (field("text"), field("messages"))

@@ -50,6 +50,14 @@ public enum StartName: String, Codable, Sendable, CaseIterable {
     public static let ofLoRASB: [StartName] = [.gradient, .xs]
 }
 
+/// What the model learns to do.
+public enum TaskName: String, Codable, Sendable, CaseIterable {
+    /// To predict each token from the ones before it.
+    case causal
+    /// To say which label a text has.
+    case classify
+}
+
 public enum OptimizerName: String, Codable, Sendable, CaseIterable {
     case adamw
     /// AdamW whose moments are kept in 8 bits between steps.
@@ -110,6 +118,11 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var deadlineSeconds = 3600.0
     public var weighting: Weighting = .samples
     public var seed: UInt64 = 0
+
+    // The task.
+    public var task: TaskName = .causal
+    /// Of `classify`, in the order of the classifier's outputs.
+    public var labels: [String] = []
 
     // The adapter.
     /// One rank, or several for `flora`; ascending.
@@ -181,6 +194,8 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var exactMatchMarker = ""
 
     // What it all stands on.
+    /// The linear maps of the task's head, as the model and the number of labels have it; empty for `causal`.
+    public var head: [LinearMap] = []
     public var baseDigest = Digest(of: [])
     public var tokenizerDigest = Digest(of: [])
     /// Digest of the adapter that the run starts from, if any.
@@ -215,12 +230,19 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public func specification(rank: Int, maps: [LinearMap]) throws(Failure) -> AdapterSpecification {
         try AdapterSpecification(
             method: strategy.method, maps: try targets(among: maps), rank: rank, alpha: alpha ?? Double(2 * rank),
-            rankStabilized: rankStabilized)
+            rankStabilized: rankStabilized, head: head)
     }
 
-    /// What clients and coordinator both derive from the run's seed: A where LoRA draws it, and zeros.
+    /// What travels as the global state: all that clients train, or for `flora`, whose factors begin anew in each round, the
+    /// head alone; nil where nothing does.
+    public func stateLayout(_ specification: AdapterSpecification) -> AdapterLayout? {
+        strategy == .flora ? specification.headLayout : specification.trainedLayout
+    }
+
+    /// What clients and coordinator both derive from the run's seed: A where LoRA draws it, the head, and zeros.
     ///
-    /// FLoRA's clients begin each round anew, each with an A of its own; elsewhere there is one start for the run.
+    /// FLoRA's clients begin each round anew, each with an A of its own; elsewhere there is one start for the run. The head's
+    /// start is one for the run in every strategy and at every rank.
     public func derivedWeights(
         _ specification: AdapterSpecification, round: Int = 0, attempt: Int = 0, client: String = ""
     ) -> AdapterWeights {
@@ -228,7 +250,15 @@ public struct FederationPlan: Codable, Equatable, Sendable {
             strategy == .flora
             ? SeededGenerator(seed: seed, purpose: "lora-a", round: round, attempt: attempt, client: client)
             : SeededGenerator(seed: seed, purpose: "lora-a")
-        return specification.initialWeights(&generator)
+        var weights = specification.initialWeights(&generator)
+        if let head = derivedHead(specification) { weights.trained.replaceLast(with: head) }
+        return weights
+    }
+
+    /// The head that a run starts from; nil without one.
+    public func derivedHead(_ specification: AdapterSpecification) -> AdapterState? {
+        var generator = SeededGenerator(seed: seed, purpose: "head")
+        return specification.initialHead(&generator)
     }
 
     /// Examples that a step takes in all; under example-level privacy on average.

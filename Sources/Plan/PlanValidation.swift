@@ -12,6 +12,7 @@ extension FederationPlan {
     /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
     public func validate(for checkpoint: CheckpointFolder) throws(Failure) {
         let maps = checkpoint.configuration.linearMaps
+        try validateTask(for: checkpoint.configuration)
         try validate(maps: maps)
         let positions = checkpoint.configuration.maximumPositions
         guard sequenceLength <= positions else {
@@ -75,6 +76,7 @@ extension FederationPlan {
         )
         try require(deadlineSeconds.isFinite && deadlineSeconds > 0, "deadline is \(deadlineSeconds) s: it is a positive time")
         try require(exactMatchTokens >= 0, "exact-match is \(exactMatchTokens): it is a number of new tokens")
+        try validateLabels()
         try require(!ranks.isEmpty, "ranks is empty: give one rank, or several for flora")
         try require(
             strategy == .flora || Set(ranks).count == 1,

@@ -163,6 +163,7 @@ extension PackingName: ConfigurationValue {}
 extension QuantizationName: ConfigurationValue {}
 extension PrivacyName: ConfigurationValue {}
 extension ComputeName: ConfigurationValue {}
+extension TaskName: ConfigurationValue {}
 
 extension UpdateCodec: ConfigurationValue {
     public init?(configuration texts: [String]) {

@@ -25,6 +25,15 @@ public struct PlanOptions: ParsableArguments, Sendable {
     @Option(help: "Everything random follows from it.")
     public var seed: UInt64?
 
+    // The task.
+    @Option(help: "What the model learns: to go on with a text, or to tell its label.")
+    public var task: TaskName?
+    @Option(
+        help: ArgumentHelp(
+            "classify: all labels, or a file with one a line, in the order of the classifier's outputs.",
+            valueName: "label,...|file"), transform: words)
+    public var labels: [String]?
+
     // The adapter.
     @Option(help: ArgumentHelp("One rank; several for flora, such as 4,8,16.", valueName: "rank,..."), transform: integers)
     public var ranks: [Int]?
@@ -126,6 +135,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("deadline", \.deadline, plan: \.deadlineSeconds),
         .init("weighting", \.weighting, plan: \.weighting),
         .init("seed", \.seed, plan: \.seed),
+        .init("task", \.task, plan: \.task),
+        .init("labels", \.labels, plan: \.labels),
         .init("ranks", \.ranks, plan: \.ranks),
         .init("alpha", \.alpha, plan: \.alpha),
         .init("rank_stabilized", \.rankStabilized, plan: \.rankStabilized),
@@ -182,6 +193,30 @@ public struct PlanOptions: ParsableArguments, Sendable {
         if plan.privacy == .example, gradientClip == nil { plan.gradientClip = 0 }
     }
 
+    /// Reads the labels where one text was given for them, which is the name of a file.
+    ///
+    /// - Throws: `Failure` if the file cannot be read, or a line of it is empty
+    public static func readLabels(_ plan: inout FederationPlan) throws(Failure) { plan.labels = try readLabels(plan.labels) }
+
+    /// The labels that were given, or those in the file whose name alone was given.
+    public static func readLabels(_ given: [String]) throws(Failure) -> [String] {
+        given.count == 1 ? try labels(file: given[0]) : given
+    }
+
+    /// One label a line.
+    private static func labels(file path: String) throws(Failure) -> [String] {
+        guard let text = String(validating: try FileReading.bytes(path), as: UTF8.self) else {
+            throw Failure(.badData, "\(path) is not UTF-8: save the labels as UTF-8, one a line")
+        }
+        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        if text.contains("\r\n") { lines = text.split(separator: "\r\n", omittingEmptySubsequences: false).map(String.init) }
+        if lines.last == "" { lines.removeLast() }
+        if let empty = lines.firstIndex(of: "") {
+            throw Failure(.badData, "\(path):\(empty + 1): this line is empty; a file of labels has one a line")
+        }
+        return lines
+    }
+
     /// Refuses what was given and belongs to another strategy, so that nobody takes it for effective.
     ///
     /// - Parameter exceptDefaults: true for a file, which may list every key with its default
@@ -230,3 +265,4 @@ extension PackingName: ExpressibleByArgument {}
 extension QuantizationName: ExpressibleByArgument {}
 extension PrivacyName: ExpressibleByArgument {}
 extension ComputeName: ExpressibleByArgument {}
+extension TaskName: ExpressibleByArgument {}

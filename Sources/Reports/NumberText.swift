@@ -24,6 +24,9 @@ enum NumberText {
         return abs(value) < 1e4 ? decimal(value, 4) : "\(value)"
     }
 
+    /// `73.70 %`
+    static func share(_ value: Double?) -> String { value.map { decimal($0 * 100, 2) + " %" } ?? missing }
+
     /// `17.3`: a factor, with three digits or so.
     static func factor(_ value: Double?) -> String {
         guard let value else { return missing }

@@ -10,9 +10,12 @@ public struct RecordedRun: Sendable, Equatable {
         public let round: Int
         /// How many clients contributed; nil where that is a secret.
         public let participants: Int?
-        /// Nats a token.
+        /// Nats a token, or a text of a classifier.
         public let trainLoss: Double?
         public let evaluationLoss: Double?
+        /// A classifier's, between 0 and 1.
+        public let evaluationAccuracy: Double?
+        public let evaluationMacroF1: Double?
         /// Bytes and seconds are nil where they would tell who took part.
         public let uplinkBytes: Int?
         public let downlinkBytes: Int?
@@ -43,6 +46,8 @@ public struct RecordedRun: Sendable, Equatable {
     /// What the report calls the run.
     public var label: String
     public let strategy: String
+    /// Whether texts are classified.
+    public let classifies: Bool
     public let compress: String
     public let errorFeedback: Bool
     /// Nil without any.
@@ -52,6 +57,7 @@ public struct RecordedRun: Sendable, Equatable {
     public let isFinished: Bool
     /// Of the adapter before the first round, if it was evaluated.
     public let initialLoss: Double?
+    public let initialAccuracy: Double?
     /// At least one.
     public let rounds: [Round]
     /// The plan without its seed, and the base model, as text: equal for runs that differ in the seed alone.
@@ -78,12 +84,14 @@ public struct RecordedRun: Sendable, Equatable {
         rounds = try Self.rounds(metrics, file: folder + "/metrics.jsonl")
         self.label = label
         self.strategy = strategy
+        classifies = plan["task"]?.text == "classify"
         compress = plan["compress"]?.text ?? "f32"
         errorFeedback = plan["errorFeedback"]?.bool ?? false
         seed = plan["seed"]?.int
         plannedRounds = plan["rounds"]?.int
         isFinished = value["finished"]?.bool ?? false
         initialLoss = value["initial_eval_loss"]?.double
+        initialAccuracy = value["initial_eval_accuracy"]?.double
         privacy = value["privacy"].flatMap { summary in
             summary["level"]?.text.map { level in
                 PrivacySummary(
@@ -147,6 +155,8 @@ extension RecordedRun.Round {
         participants = value["participants"]?.elements?.count
         trainLoss = try number("train_loss")
         evaluationLoss = try number("eval_loss")
+        evaluationAccuracy = try number("eval_accuracy")
+        evaluationMacroF1 = try number("eval_macro_f1")
         uplinkBytes = try told("uplink_bytes")
         downlinkBytes = try told("downlink_bytes")
         oneTimeBytes = try told("one_time_bytes")

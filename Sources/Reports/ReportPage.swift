@@ -12,20 +12,30 @@ public struct ReportPage: Sendable {
     public var charts: [LineChart] {
         [
             LineChart(
-                title: "Evaluation loss by round", xTitle: "round", yTitle: "evaluation loss (nats a token)",
+                title: "Evaluation loss by round", xTitle: "round", yTitle: "evaluation loss (\(unit))",
                 lines: lines(begin: { $0.initialLoss }) { run, round in round.evaluationLoss },
                 x: { Axis.counts($0) }, y: { Axis.linear($0) }),
             LineChart(
                 title: "Evaluation loss by contribution bytes", xTitle: "contribution bytes so far, all clients (logarithmic)",
-                yTitle: "evaluation loss (nats a token)", lines: linesByBytes, x: { Axis.bytes($0) }, y: { Axis.linear($0) }),
+                yTitle: "evaluation loss (\(unit))", lines: linesByBytes, x: { Axis.bytes($0) }, y: { Axis.linear($0) }),
             LineChart(
-                title: "Training loss by round", xTitle: "round", yTitle: "training loss (nats a token)",
+                title: "Accuracy by round", xTitle: "round", yTitle: "evaluation accuracy",
+                lines: lines(begin: { $0.initialAccuracy }) { run, round in round.evaluationAccuracy },
+                x: { Axis.counts($0) }, y: { Axis.linear($0) }),
+            LineChart(
+                title: "Training loss by round", xTitle: "round", yTitle: "training loss (\(unit))",
                 lines: lines { run, round in round.trainLoss }, x: { Axis.counts($0) }, y: { Axis.linear($0) }),
             LineChart(
                 title: "Epsilon by round", xTitle: "round", yTitle: "epsilon spent",
                 lines: lines { run, round in round.epsilon }, x: { Axis.counts($0) },
                 y: { Axis.linear($0, includingZero: true) }),
         ].compactMap { $0 }
+    }
+
+    /// Of a loss.
+    private var unit: String {
+        runs.allSatisfy(\.classifies)
+            ? "nats a text" : runs.contains(where: \.classifies) ? "nats a token or text" : "nats a token"
     }
 
     private func lines(
@@ -93,7 +103,7 @@ public struct ReportPage: Sendable {
             \(figures.joined(separator: "\n"))
             </div>
             \(RunTable.html(runs.map { RunSummary($0) }))
-            <p class="small">Losses are nats a token. Bytes are of contributions as they travel, of all clients together; "times fewer" \
+            <p class="small">Losses are \(unit). Bytes are of contributions as they travel, of all clients together; "times fewer" \
             counts the same values in bfloat16 (2 bytes) or float32 (4 bytes). One-time bytes set a client up and are not in the rounds' own. \
             Tributary \(NumberText.escaped(Version.current))</p>
             </body>

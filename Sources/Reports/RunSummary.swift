@@ -7,6 +7,9 @@ public struct RunSummary: Sendable, Equatable {
     /// Of the last evaluated round, and that round.
     public let finalLoss: Double?
     public let finalLossRound: Int?
+    /// A classifier's, of the same round.
+    public let finalAccuracy: Double?
+    public let finalMacroF1: Double?
     /// Mean over rounds, of all clients' contributions together.
     public let uplinkBytesPerRound: Double?
     /// Mean over contributions; nil where it is a secret who took part.
@@ -22,6 +25,8 @@ public struct RunSummary: Sendable, Equatable {
         let last = run.rounds.last { $0.evaluationLoss != nil }
         finalLoss = last?.evaluationLoss
         finalLossRound = last?.round
+        finalAccuracy = last?.evaluationAccuracy
+        finalMacroF1 = last?.evaluationMacroF1
         let uplink = Self.sum(run.rounds.map { $0.uplinkBytes.map(Double.init) })
         uplinkBytesPerRound = uplink.map { $0 / Double(run.rounds.count) }
         let contributions = run.rounds.reduce(0) { $0 + ($1.participants ?? 0) }
@@ -76,6 +81,7 @@ public struct RunSummary: Sendable, Equatable {
             .init("seed", run.seed.map(JSONValue.integer) ?? .null),
             .init("rounds", .integer(run.rounds.count)), .init("finished", .boolean(run.isFinished)),
             .init("initial_eval_loss", .optional(run.initialLoss)), .init("eval_loss", .optional(finalLoss)),
+            .init("eval_accuracy", .optional(finalAccuracy)), .init("eval_macro_f1", .optional(finalMacroF1)),
             .init("eval_loss_round", finalLossRound.map(JSONValue.integer) ?? .null),
             .init("eval_loss_of_bf16", .optional(Self.quotient(finalLoss, reference?.finalLoss))),
             .init("uplink_bytes_per_round", .optional(uplinkBytesPerRound)),

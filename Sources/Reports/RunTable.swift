@@ -6,6 +6,8 @@ public enum RunTable {
     private struct Column: Sendable {
         let title: String
         let isNumber: Bool
+        /// Left out of the page where no run has anything to say.
+        var isOptional = false
         let cell: @Sendable (_ row: Row) -> String
     }
 
@@ -32,9 +34,12 @@ public enum RunTable {
         func cell(_ name: String, _ column: Column, _ text: String) -> String {
             "<\(name)\(column.isNumber ? " class=\"right\"" : "")>\(NumberText.escaped(text))</\(name)>"
         }
-        let columns = pageColumns
+        let rows = rows(summaries, poolingSeeds: false)
+        let columns = pageColumns.filter { column in
+            !column.isOptional || rows.contains { column.cell($0) != NumberText.missing }
+        }
         let head = columns.map { cell("th", $0, $0.title) }.joined()
-        let body = rows(summaries, poolingSeeds: false).map { row in
+        let body = rows.map { row in
             "<tr>" + columns.map { cell("td", $0, $0.cell(row)) }.joined() + "</tr>"
         }
         return """
@@ -71,6 +76,8 @@ public enum RunTable {
             let round = summary.finalLossRound.map { $0 == summary.run.rounds.last?.round ? "" : " (round \($0))" } ?? ""
             return NumberText.loss(summary.finalLoss) + round
         },
+        .init(title: "accuracy", isNumber: true, isOptional: true) { NumberText.share($0.first.finalAccuracy) },
+        .init(title: "macro F1", isNumber: true, isOptional: true) { NumberText.share($0.first.finalMacroF1) },
         .init(title: "contribution bytes a round", isNumber: true) { NumberText.bytes($0.first.uplinkBytesPerRound) },
         .init(title: "each client's", isNumber: true) { NumberText.bytes($0.first.uplinkBytesPerContribution) },
         .init(title: "up: times fewer than bf16", isNumber: true) { NumberText.factor($0.first.uplinkRatios.bfloat16) },
@@ -121,6 +128,8 @@ public enum RunTable {
                 guard isPooled, let low = row.losses.min(), let high = row.losses.max() else { return NumberText.missing }
                 return "\(NumberText.loss(low)) to \(NumberText.loss(high))"
             },
+            .init(title: isPooled ? "accuracy, mean" : "accuracy", isNumber: true) { NumberText.share($0.mean(\.finalAccuracy)) },
+            .init(title: isPooled ? "macro F1, mean" : "macro F1", isNumber: true) { NumberText.share($0.mean(\.finalMacroF1)) },
             .init(title: "seeds", isNumber: true) { isPooled ? "\($0.members.count)" : NumberText.missing },
             .init(title: "% of bf16's loss", isNumber: true) { row in
                 row.reference.map { NumberText.decimal($0 * 100, 2) } ?? NumberText.missing

@@ -13,10 +13,8 @@ struct BytePairModel: Sendable {
     /// The tokens "<0x00>"..."<0xFF>", -1 where there is none; nil without byte fallback.
     private let byteTokens: [Int32]?
 
-    /// - Parameter part: "model".
+    /// - Parameter part: "model", of the type "BPE".
     init(_ part: FilePart) throws(Failure) {
-        let type = part.part("type") == nil ? "BPE" : try part.type()
-        guard type == "BPE" else { throw part.unsupported("the type \"\(type)\"") }
         if let dropout = part.part("dropout"), dropout.value.double != 0 { throw part.unsupported("\"dropout\"") }
         for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
             if let affix = part.part(key), try !affix.text().isEmpty { throw part.unsupported("\"\(key)\"") }
@@ -147,7 +145,7 @@ struct MergeScratch {
     /// rank << 32 | position, smallest first.
     private var keys: [UInt64] = []
     private var results: [Int32] = []
-    /// A word in the byte alphabet.
+    /// A word in the byte alphabet, or the rest of one with its prefix.
     var word: [UInt8] = []
 
     mutating func link(_ count: Int) {

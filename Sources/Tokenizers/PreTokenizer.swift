@@ -27,6 +27,8 @@ enum PreTokenizer: Sendable {
     case prefixSpace
     /// Spaces become `replacement`; the pieces start at it if `splits`.
     case metaspace(replacement: [UInt8], prepend: Prepend, splits: Bool)
+    /// BERT's: white space parts words and is left out, each punctuation character is a word.
+    case bert
 
     enum Prepend: String, Sendable {
         case always, first, never
@@ -47,6 +49,7 @@ enum PreTokenizer: Sendable {
                 spellsBytes = true
             case "Split": steps.append(.words(try pattern(step)))
             case "Digits": steps.append(.digits(individual: try step.bool("individual_digits", default: false)))
+            case "BertPreTokenizer": steps.append(.bert)
             case "Metaspace": steps.append(try metaspace(step))
             case let type: throw step.unsupported("the type \"\(type)\"")
             }
@@ -93,6 +96,28 @@ enum PreTokenizer: Sendable {
                     if !continues || individual && isNumber { bounds.append(scratch.starts[index]) }
                 }
             }
+            pieces.bounds = bounds
+        case .bert:
+            var bytes: [UInt8] = []
+            bytes.reserveCapacity(pieces.bytes.count)
+            var bounds = [0]
+            func endWord() {
+                if bytes.count > bounds[bounds.count - 1] { bounds.append(bytes.count) }
+            }
+            for piece in 0..<pieces.count {
+                for scalar in String(decoding: pieces.bytes[pieces.range(piece)], as: UTF8.self).unicodeScalars {
+                    if scalar.properties.isWhitespace {
+                        endWord()
+                        continue
+                    }
+                    let isWord = scalar.isPunctuationOfBERT
+                    if isWord { endWord() }
+                    bytes.append(contentsOf: UTF8.encode(scalar)!)
+                    if isWord { endWord() }
+                }
+                endWord()
+            }
+            pieces.bytes = bytes
             pieces.bounds = bounds
         case .prefixSpace:
             rewrite(&pieces) { piece, _, out in

@@ -12,6 +12,15 @@ enum TokenDecoder: Sendable {
     /// Takes up to `start` and `stop` characters from the ends of each token.
     case strip(content: [UInt8], start: Int, stop: Int)
     case metaspace(replacement: [UInt8], dropsFirst: Bool)
+    /// Spaces between words, none before a token that goes on with one; `cleans` takes some spaces around punctuation and
+    /// English contractions, in each token.
+    case wordPiece(prefix: [UInt8], cleans: Bool)
+
+    /// What `wordPiece` cleans, in this order.
+    private static let cleaning: [(from: [UInt8], to: [UInt8])] = [
+        (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+        (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+    ].map { (Array($0.0.utf8), Array($0.1.utf8)) }
 
     /// Nil where the file has no decoder: tokens are then joined by spaces.
     static func read(_ part: FilePart?) throws(Failure) -> [TokenDecoder]? {
@@ -41,6 +50,12 @@ enum TokenDecoder: Sendable {
             var dropsFirst = try part.bool("add_prefix_space", default: true)
             if let scheme = try part.part("prepend_scheme")?.text() { dropsFirst = scheme != "never" }
             return [.metaspace(replacement: Array(replacement.utf8), dropsFirst: dropsFirst)]
+        case "WordPiece":
+            return [
+                .wordPiece(
+                    prefix: Array((try part.part("prefix")?.text() ?? "##").utf8), cleans: try part.bool("cleanup", default: true)
+                )
+            ]
         case let type: throw part.unsupported("the type \"\(type)\"")
         }
     }
@@ -70,6 +85,15 @@ enum TokenDecoder: Sendable {
         case .metaspace(let replacement, let dropsFirst):
             return tokens.enumerated().map { index, token in
                 replaced(token[...], replacement, with: index == 0 && dropsFirst ? [] : [0x20])
+            }
+        case .wordPiece(let prefix, let cleans):
+            return tokens.enumerated().map { index, token in
+                var text = token
+                if index > 0 {
+                    text = !prefix.isEmpty && token.starts(with: prefix) ? Array(token.dropFirst(prefix.count)) : [0x20] + token
+                }
+                if cleans { for step in Self.cleaning { text = replaced(text[...], step.from, with: step.to) } }
+                return text
             }
         }
     }

@@ -15,13 +15,27 @@ struct TokenTemplate: Sendable, Equatable {
         for processor in parts {
             switch try processor.type() {
             case "ByteLevel": continue  // moves offsets only
-            case "TemplateProcessing":
-                if found { throw part.unsupported("a second \"TemplateProcessing\"") }
+            case "TemplateProcessing", "BertProcessing", "RobertaProcessing":
+                if found { throw part.unsupported("a second template") }
                 found = true
-                try readTemplate(processor)
+                if try processor.type() == "TemplateProcessing" {
+                    try readTemplate(processor)
+                } else {
+                    prefix = [try Self.pair("cls", processor)]
+                    suffix = [try Self.pair("sep", processor)]
+                }
             case let type: throw processor.unsupported("the type \"\(type)\"")
             }
         }
+    }
+
+    /// The id in ["[CLS]", 101].
+    private static func pair(_ key: String, _ part: FilePart) throws(Failure) -> Int32 {
+        let pair = try part.required(key)
+        guard let elements = pair.value.elements, elements.count == 2, let content = elements[0].text else {
+            throw pair.wrong("a token and its id")
+        }
+        return try pair.tokenID(elements[1], "\"\(content)\" in \"\(pair.name)\"")
     }
 
     private mutating func readTemplate(_ part: FilePart) throws(Failure) {

@@ -1,7 +1,7 @@
 /// Text to token ids and back, as Hugging Face's `tokenizers` does it, from a `tokenizer.json`.
 ///
 /// Text passes through: special and added tokens found as they are written; normalizer; added tokens found in the
-/// normalized text; pre-tokenizer, which cuts it into words; byte-pair encoding of each word; template. The file's
+/// normalized text; pre-tokenizer, which cuts it into words; byte-pair or WordPiece encoding of each word; template. The file's
 /// "truncation" and "padding" are not applied: lengths are the trainer's business.
 
 import Primitives
@@ -15,7 +15,7 @@ public final class Tokenizer: Sendable {
     public let prefixTokens: [Int32]
     public let suffixTokens: [Int32]
 
-    private let model: BytePairModel
+    private let model: TokenModel
     private let added: [Int32: AddedToken]
     private let addedIDs: [[UInt8]: Int32]
     private let rawFinder: AddedTokenFinder
@@ -37,7 +37,7 @@ public final class Tokenizer: Sendable {
         let root = try FilePart(reading: bytes, path: path)
         guard root.value.members != nil else { throw root.failure("a tokenizer must be an object, not \(root.value.kind)") }
         self.path = path
-        model = try BytePairModel(root.required("model"))
+        model = try TokenModel(root.required("model"))
         normalizers = try Normalizer.read(root.part("normalizer"))
         (preTokenizers, spellsBytes) = try PreTokenizer.read(root.part("pre_tokenizer"))
         decoders = try TokenDecoder.read(root.part("decoder"))

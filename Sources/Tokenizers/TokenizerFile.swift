@@ -28,8 +28,8 @@ struct FilePart {
 
     func unsupported(_ what: String) -> Failure {
         failure(
-            "\(what) in \"\(name)\" is not supported; Tributary reads byte-level BPE as GPT-2, Llama 3 and Qwen use it, "
-                + "and BPE with byte fallback as Llama 2 uses it")
+            "\(what) in \"\(name)\" is not supported; Tributary reads byte-level BPE as GPT-2, Llama 3, Qwen and RoBERTa use it, "
+                + "BPE with byte fallback as Llama 2 uses it, and BERT's WordPiece")
     }
 
     /// The member, absent where it is missing or null.

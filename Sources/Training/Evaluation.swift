@@ -1,28 +1,32 @@
-/// How well a model predicts a data set, and how often what it writes is right.
+/// How well a model predicts a data set, and how often what it writes or tells is right.
 
 import Checkpoints
 import Datasets
 import Glibc
 import Model
+import Plan
 import Primitives
 import Tokenizers
 
 public struct EvaluationOutcome: Sendable, Equatable {
-    /// Sum of nats over all target tokens.
+    /// Sum of nats over all target tokens, or over all examples of a classifier.
     public let lossSum: Double
     public let targetTokens: Int
     public let examples: Int
     /// Examples whose completion was written exactly; nil if it was not asked for.
     public let exactMatches: Int?
+    /// A classifier's; nil for a causal model.
+    public let labelCounts: LabelCounts?
 
-    public init(lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?) {
+    public init(lossSum: Double, targetTokens: Int, examples: Int, exactMatches: Int?, labelCounts: LabelCounts? = nil) {
         self.lossSum = lossSum
         self.targetTokens = targetTokens
         self.examples = examples
         self.exactMatches = exactMatches
+        self.labelCounts = labelCounts
     }
 
-    /// Mean nats per target token.
+    /// Mean nats per target token, or per example of a classifier.
     public var loss: Double { targetTokens > 0 ? lossSum / Double(targetTokens) : 0 }
     public var perplexity: Double { exp(loss) }
     /// The share of examples written exactly.
@@ -83,26 +87,22 @@ public enum Evaluation {
     ) throws(Failure) -> EvaluationOutcome {
         guard !examples.isEmpty else { throw Failure(.badData, "there is no example to evaluate") }
         let stopped = Failure(.interrupted, "the evaluation was stopped; nothing was kept")
+        if case .classify(let labelCount) = model.model.task {
+            precondition(exactMatch == nil, "a classifier writes nothing")
+            return try classify(model, examples, labelCount: labelCount) { done throws(Failure) in
+                guard progress(done, examples.count) else { throw stopped }
+            }
+        }
         let count = exactMatch == nil ? examples.count : 2 * examples.count
         var (lossSum, targets) = (0.0, 0)
-        var start = 0
-        while start < examples.count {
-            var end = start
-            var tokens = 0
-            while end < examples.count, end == start || tokens + examples[end].tokens.count <= batchTokens {
-                tokens += examples[end].tokens.count
-                end += 1
-            }
-            for part in try model.loss(TokenBatch(examples[start..<end])) {
+        for batch in batches(examples) {
+            for part in try model.loss(TokenBatch(examples[batch])) {
                 lossSum += part.loss
                 targets += part.targets
             }
-            start = end
-            guard progress(start, count) else { throw stopped }
+            guard progress(batch.upperBound, count) else { throw stopped }
         }
-        guard lossSum.isFinite else {
-            throw Failure(.badData, "the loss is \(lossSum): the adapter or the base holds values that are out of range")
-        }
+        try check(lossSum)
         guard let exactMatch else {
             return EvaluationOutcome(lossSum: lossSum, targetTokens: targets, examples: examples.count, exactMatches: nil)
         }
@@ -127,5 +127,53 @@ public enum Evaluation {
             guard progress(examples.count + index + 1, count) else { throw stopped }
         }
         return EvaluationOutcome(lossSum: lossSum, targetTokens: targets, examples: examples.count, exactMatches: matches)
+    }
+
+    /// Ranges of examples that are read at once.
+    private static func batches(_ examples: [Example]) -> [Range<Int>] {
+        var all: [Range<Int>] = []
+        var start = 0
+        while start < examples.count {
+            var end = start
+            var tokens = 0
+            while end < examples.count, end == start || tokens + examples[end].tokens.count <= batchTokens {
+                tokens += examples[end].tokens.count
+                end += 1
+            }
+            all.append(start..<end)
+            start = end
+        }
+        return all
+    }
+
+    private static func check(_ lossSum: Double) throws(Failure) {
+        guard lossSum.isFinite else {
+            throw Failure(.badData, "the loss is \(lossSum): the adapter or the base holds values that are out of range")
+        }
+    }
+
+    /// Loss and label of each example from its logits; of equal logits the first label.
+    private static func classify(
+        _ model: AdaptedModel, _ examples: [Example], labelCount: Int, progress: (_ done: Int) throws(Failure) -> Void
+    ) throws(Failure) -> EvaluationOutcome {
+        var counts = LabelCounts(labelCount: labelCount)
+        var lossSum = 0.0
+        for batch in batches(examples) {
+            let logits = try model.classLogits(TokenBatch(examples[batch]))
+            for (row, example) in examples[batch].enumerated() {
+                guard let label = example.label, (0..<labelCount).contains(Int(label)) else {
+                    throw Failure(.badData, "the example on line \(example.line) has no label: name its field with --label-field")
+                }
+                let values = logits[row * labelCount..<(row + 1) * labelCount].map(Double.init)
+                var best = 0
+                for index in values.indices where values[index] > values[best] { best = index }
+                lossSum += log(values.reduce(0) { $0 + exp($1 - values[best]) }) + values[best] - values[Int(label)]
+                counts.add(predicted: best, actual: Int(label))
+            }
+            try progress(batch.upperBound)
+        }
+        try check(lossSum)
+        return EvaluationOutcome(
+            lossSum: lossSum, targetTokens: examples.count, examples: examples.count, exactMatches: nil, labelCounts: counts)
     }
 }

@@ -7,17 +7,19 @@ import Primitives
 import Privacy
 
 extension TokenBatch {
-    /// The examples one after another, without padding.
+    /// The examples one after another, without padding; with their labels if they have some.
     public init(_ examples: some Sequence<Example>) {
         var tokens: [Int32] = []
         var targets: [Bool] = []
         var starts = [0]
+        var labels: [Int32] = []
         for example in examples {
+            if let label = example.label { labels.append(label) }
             tokens.append(contentsOf: example.tokens)
             targets.append(contentsOf: example.targets)
             starts.append(tokens.count)
         }
-        self.init(tokens: tokens, starts: starts, targets: targets)
+        self.init(tokens: tokens, starts: starts, targets: targets, labels: labels)
     }
 }
 
@@ -140,7 +142,8 @@ public enum LocalTrainer {
     private static func ordinaryStep(
         _ step: Int, _ batches: [TokenBatch], model: AdaptedModel, gradient: inout [Float]
     ) throws(Failure) -> StepResult {
-        let targets = batches.reduce(0) { $0 + $1.targets.count { $0 } }
+        // A classifier's targets are its texts.
+        let targets = batches.reduce(0) { $0 + ($1.labels.isEmpty ? $1.targets.count { $0 } : $1.sequenceCount) }
         guard targets > 0 else { throw Failure(.badData, "the examples of step \(step + 1) hold no target token") }
         for index in gradient.indices { gradient[index] = 0 }
         var result = StepResult(count: targets, targets: targets)

@@ -7,8 +7,8 @@ import Tokenizers
 
 public struct ModelText: Sendable {
     public let tokenizer: Tokenizer
-    /// Ends texts and completions in training.
-    public let endToken: Int32
+    /// Ends texts and completions in training; nil for an encoder, which writes nothing.
+    public let endToken: Int32?
     /// Any of them ends what the model writes.
     public let endTokens: [Int]
     private let configuration: TokenizerConfiguration
@@ -27,8 +27,9 @@ public struct ModelText: Sendable {
             configuration = try TokenizerConfiguration(folder: checkpoint.path)
         }
         let configured = checkpoint.configuration.endTokens
-        endToken = try configuration.endToken(tokenizer: tokenizer, configured: configured)
-        endTokens = configured + (configured.contains(Int(endToken)) ? [] : [Int(endToken)])
+        let isEncoder = checkpoint.configuration.isEncoder
+        endToken = isEncoder ? nil : try configuration.endToken(tokenizer: tokenizer, configured: configured)
+        endTokens = configured + (endToken.map { configured.contains(Int($0)) ? [] : [Int($0)] } ?? [])
         // A name that does not exist is an error even if no record needs a template.
         if let chatTemplate { _ = try ChatTemplate.named(chatTemplate) }
         templateName = chatTemplate
@@ -39,15 +40,19 @@ public struct ModelText: Sendable {
     /// - Throws: `Failure` if the model has one that Tributary does not know.
     public func template() throws(Failure) -> ChatTemplate? { try configuration.template(named: templateName) }
 
-    /// Reads and tokenizes a data file.
-    public func examples(path: String, sequenceLength: Int, dividesTexts: Bool = false) throws(Failure) -> EncodedData {
-        try examples(try DataFile.read(path), sequenceLength: sequenceLength, dividesTexts: dividesTexts)
-    }
-
-    /// - Parameter dividesTexts: whether texts beyond the sequence length become several examples instead of being cut
+    /// - Parameter dividesTexts: whether texts beyond the sequence length become several examples instead of being cut; to
+    ///   classify, they are cut
     public func examples(
-        _ records: [Record], sequenceLength: Int, dividesTexts: Bool = false
+        _ records: [Record], task: LearningTask = .causal, sequenceLength: Int, dividesTexts: Bool = false
     ) throws(Failure) -> EncodedData {
+        if case .classify(let labels, let field) = task {
+            return try LabelledEncoder(
+                tokenizer: tokenizer, labels: labels, field: field, sequenceLength: sequenceLength, vocabularySize: vocabularySize
+            ).encode(records)
+        }
+        guard let endToken else {
+            throw Failure(.usage, "the model is an encoder, which classifies texts and predicts no tokens: use --task classify")
+        }
         var needsTemplate = false
         for record in records {
             if case .messages = record.content { needsTemplate = true }

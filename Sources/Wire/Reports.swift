@@ -2,6 +2,20 @@
 
 import Primitives
 
+/// How often a classifier told one label.
+public struct LabelTally: Equatable, Sendable {
+    /// Examples of it that were told right, that it was told for, and that have it.
+    public var correct: UInt32
+    public var predicted: UInt32
+    public var actual: UInt32
+
+    public init(correct: UInt32, predicted: UInt32, actual: UInt32) {
+        self.correct = correct
+        self.predicted = predicted
+        self.actual = actual
+    }
+}
+
 /// The global adapter after `round`, on this client's evaluation data. Results never affect training.
 public struct ReportEvaluation: Equatable, Sendable {
     public var session: UInt64
@@ -12,9 +26,12 @@ public struct ReportEvaluation: Equatable, Sendable {
     public var examples: UInt64
     /// Of the examples; nil where the plan asks for none.
     public var exactMatches: UInt64?
+    /// One for each label, in the plan's order; empty where texts are not classified.
+    public var labelTallies: [LabelTally]
 
     public init(
-        session: UInt64, round: UInt32, lossSum: Double, targetTokens: UInt64, examples: UInt64, exactMatches: UInt64?
+        session: UInt64, round: UInt32, lossSum: Double, targetTokens: UInt64, examples: UInt64, exactMatches: UInt64?,
+        labelTallies: [LabelTally] = []
     ) {
         self.session = session
         self.round = round
@@ -22,6 +39,7 @@ public struct ReportEvaluation: Equatable, Sendable {
         self.targetTokens = targetTokens
         self.examples = examples
         self.exactMatches = exactMatches
+        self.labelTallies = labelTallies
     }
 }
 
@@ -60,6 +78,12 @@ extension ReportEvaluation: WireFields {
         writer.write(targetTokens)
         writer.write(examples)
         writer.write(exactMatches) { $0.write($1) }
+        writer.write(UInt32(labelTallies.count))
+        for tally in labelTallies {
+            writer.write(tally.correct)
+            writer.write(tally.predicted)
+            writer.write(tally.actual)
+        }
     }
 
     init(from reader: inout FieldReader) throws(WireError) {
@@ -71,6 +95,12 @@ extension ReportEvaluation: WireFields {
         exactMatches = try reader.optional("exactMatches") { reader throws(WireError) in try reader.integer("exactMatches") }
         if let exactMatches, exactMatches > examples {
             throw .malformed(field: "exactMatches", problem: "\(exactMatches) of \(examples) examples")
+        }
+        labelTallies = try reader.list("labelTallies", limit: WireLimits.labelCount, elementBytes: 12) {
+            reader throws(WireError) in
+            LabelTally(
+                correct: try reader.integer("correct"), predicted: try reader.integer("predicted"),
+                actual: try reader.integer("actual"))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 public enum WireLimits {
     /// The version in every frame. It changes with any change to a frame or a message.
-    public static let protocolVersion: UInt8 = 2
+    public static let protocolVersion: UInt8 = 3
 
     /// Magic, version, kind, reserved, body length, checksum.
     public static let headerBytes = 16
@@ -28,6 +28,9 @@ public enum WireLimits {
 
     /// Blobs named by one task: FLoRA names one segment a round that a client lacks.
     public static let blobCount = 16_384
+
+    /// Labels of a classifier's evaluation.
+    public static let labelCount = 65_536
 
     /// UTF-8 bytes of a client's name.
     public static let nameBytes = 64

@@ -78,4 +78,33 @@ import Testing
         try aggregator.add(client: "a", weight: 1, state: clients[0].state)
         #expect(throws: AggregationError.otherTotalWeight(expected: 3, found: 1)) { _ = try aggregator.finish() }
     }
+
+    @Test(arguments: [9, 10] as [UInt64]) func aHeadBehindTheFactorsIsAveragedAndTheStackIsAsWithoutIt(seed: UInt64) throws {
+        let plain = try participants(ranks: Self.ranks, alphas: Self.alphas, weights: Self.weights, seed: seed)
+        let head = AdapterLayout(
+            try AdapterSpecification(
+                method: .lora, maps: testMaps, rank: 1, alpha: 1, rankStabilized: false,
+                head: [LinearMap(name: "classifier", outputs: 3, inputs: 7)]
+            ).headTensors)
+        var generator = SeededGenerator(seed: seed, purpose: "heads")
+        let heads = plain.map { _ in randomState(head, &generator) }
+        let clients = zip(plain, heads).map { client, head in
+            Participant(
+                name: client.name, weight: client.weight,
+                state: AdapterState(
+                    layout: AdapterLayout(client.state.layout.tensors + head.layout.tensors),
+                    values: client.state.values + head.values))
+        }
+        var aggregator = StackedFactors(maps: testMaps, head: head, totalWeight: Self.weights.reduce(0, +))
+        var average = WeightedAverage(layout: head)
+        for (client, head) in zip(clients, heads) {
+            try aggregator.add(client: client.name, weight: client.weight, state: client.state)
+            try average.add(client: client.name, weight: client.weight, state: head)
+        }
+        let combined = try aggregator.finish().splittingHead()
+        #expect(combined.factors == (try combine(.flora, plain)))
+        #expect(combined.head == (try average.finish()))
+        var strict = StackedFactors(maps: testMaps, head: head, totalWeight: 1)
+        #expect(throws: AggregationError.self) { try strict.add(client: "a", weight: 1, state: plain[0].state) }
+    }
 }

@@ -23,7 +23,7 @@ import Yams
         "compute", "saved_activations", "compress", "compress_downlink", "error_feedback", "residual_decay", "dp", "epsilon",
         "delta", "clip",
         "noise_multiplier", "client_sampling_rate", "clip_quantile", "clip_learning_rate", "clip_count_noise", "public_counts",
-        "public_evaluation",
+        "public_evaluation", "task", "labels",
     ]
 
     @Test func theSampleHasEveryKeyOnceSetOrCommentedOut() throws {
@@ -35,7 +35,7 @@ import Yams
         #expect(set.keys.allSatisfy { Self.keys.contains($0) })
         #expect(
             Set(Self.keys).subtracting(set.keys) == [
-                "alpha", "init_adapter", "epsilon", "noise_multiplier", "clip_quantile", "clip_count_noise",
+                "alpha", "init_adapter", "epsilon", "noise_multiplier", "clip_quantile", "clip_count_noise", "labels",
             ])
     }
 
@@ -50,6 +50,7 @@ import Yams
         #expect(set["ranks"] as? [Int] == plan.ranks)
         #expect(set["rank_stabilized"] as? Bool == plan.rankStabilized)
         #expect(set["target_modules"] as? [String] == plan.targetModules)
+        #expect(set["task"] as? String == plan.task.rawValue)
         #expect(set["rank_cap"] as? Int == plan.rankCap)
         #expect(set["start"] as? String == plan.start.rawValue)
         #expect(set["local_steps"] as? Int == plan.localSteps)

@@ -13,6 +13,9 @@ final class Federation {
     /// `--unsafe-dp-seed` where the coordinator or the clients make the noise; a simulation takes it in either case.
     let coordinatorSeed: [String]
     let clientSeed: [String]
+    /// Whether texts are classified, and what their fields are called.
+    let classifies: Bool
+    private var fields: [String] { classifies ? ["--label-field", "category"] : [] }
     /// What clients dial in place of the coordinator's address.
     var dialed: String?
     /// Where the coordinator listens, once it has started.
@@ -23,15 +26,18 @@ final class Federation {
 
     /// - Parameter plan: flags of the plan
     init(
-        _ plan: [String], maximumRanks: [Int?] = [nil, nil, nil], coordinatorSeed: [String] = [], clientSeed: [String] = []
+        _ plan: [String], maximumRanks: [Int?] = [nil, nil, nil], coordinatorSeed: [String] = [], clientSeed: [String] = [],
+        classifies: Bool = false
     ) throws {
         self.plan = plan
         self.coordinatorSeed = coordinatorSeed
         self.clientSeed = clientSeed
         self.maximumRanks = maximumRanks
-        try TinyBase.write(to: model)
-        try Data(TinyBase.records(36).utf8).write(to: URL(filePath: folder.file("all.jsonl")))
-        try Data(TinyBase.records(6, seed: 6).utf8).write(to: URL(filePath: folder.file("held-out.jsonl")))
+        self.classifies = classifies
+        if classifies { try TinyEncoder.write(to: model) } else { try TinyBase.write(to: model) }
+        let records = classifies ? TinyEncoder.records : TinyBase.records
+        try Data(records(36, 5).utf8).write(to: URL(filePath: folder.file("all.jsonl")))
+        try Data(records(6, 6).utf8).write(to: URL(filePath: folder.file("held-out.jsonl")))
     }
 
     var model: String { folder.file("model") }
@@ -46,7 +52,7 @@ final class Federation {
                 "simulate", "--model", model, "--data", folder.file("all.jsonl"), "--clients", "3", "--write-partitions",
                 folder.file("parts"), "--eval-data", folder.file("held-out.jsonl"), "--output", folder.file("simulated"),
                 "--json",
-            ] + plan + coordinatorSeed + clientSeed + more, in: folder)
+            ] + plan + fields + coordinatorSeed + clientSeed + more, in: folder)
         guard finished.status == 0 else {
             throw ProgramFailure(description: "simulate ended with \(finished.status): \(finished.errors)")
         }
@@ -88,7 +94,7 @@ final class Federation {
         ]
         if let rank = maximumRanks[index] { arguments += ["--max-rank", "\(rank)"] }
         if index == 0 { arguments += ["--eval-data", folder.file("held-out.jsonl")] }
-        return try ProgramProcess("tributary-client", arguments + clientSeed + more, in: folder, name: name)
+        return try ProgramProcess("tributary-client", arguments + fields + clientSeed + more, in: folder, name: name)
     }
 
     /// The lines of a run's metrics.

@@ -55,6 +55,23 @@ private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [S
         }
     }
 
+    @Test(arguments: ["fedit", "flora"]) func processesThatClassifyReachTheSimulationsBits(strategy: String) throws {
+        let ranks: [Int?] = strategy == "flora" ? [2, 4, 8] : [nil, nil, nil]
+        let labels = TinyEncoder.labels.joined(separator: ",")
+        let federation = try Federation(
+            plan(strategy, ranks: strategy == "flora" ? "2,4,8" : "4", ["--task", "classify", "--labels", labels]),
+            maximumRanks: ranks, classifies: true)
+        let simulated = try federation.simulate()
+        try federation.startCoordinator()
+        let clients = try (0..<3).map { try federation.join($0) }
+        #expect(try federation.finish(clients) == simulated)
+        let lines = try federation.metrics(in: federation.output)
+        let expected = try federation.metrics(in: federation.folder.file("simulated"))
+        for key in ["uplink_bytes", "downlink_bytes", "train_loss", "eval_loss", "eval_accuracy", "eval_macro_f1"] {
+            #expect(lines.map { $0[key] } == expected.map { $0[key] } && lines.allSatisfy { $0[key]?.double != nil }, "\(key)")
+        }
+    }
+
     @Test(arguments: [0, 2, 3]) func aKilledCoordinatorGoesOnWithTheSameBits(index: Int) throws {
         let (name, ranks, maximumRanks, more) = Self.strategies[index]
         let federation = try Federation(plan(name, ranks: ranks, rounds: 6, more), maximumRanks: maximumRanks)

@@ -119,3 +119,37 @@ import Testing
         #expect(lines[3].contains("| 1.0000 | 1.0000 to 1.0000 | 1 |"))
     }
 }
+
+@Suite struct ClassifierReportTests {
+    private func runs() throws -> [RecordedRun] {
+        try (0..<2).map { seed in
+            let lines = (1...3).map { round in
+                SampleRuns.line(round, more: ",\"eval_accuracy\":0.\(round)\(seed),\"eval_macro_f1\":0.\(round)1")
+            }
+            let run = SampleRuns.run(seed: seed).replacingOnce("\"strategy\":", "\"task\":\"classify\",\"strategy\":")
+            return try SampleRuns.make("r\(seed)", run: run, lines: lines)
+        }
+    }
+
+    @Test func accuracyHasACurveAndColumnsWhereTextsAreClassified() throws {
+        let runs = try runs()
+        #expect(runs[1].rounds.map(\.evaluationAccuracy) == [0.11, 0.21, 0.31])
+        let page = ReportPage(runs)
+        #expect(page.charts.contains { $0.title == "Accuracy by round" })
+        #expect(page.html.contains("Losses are nats a text.") && page.html.contains("31.00 %"))
+        let table = RunTable.markdown(runs.map { RunSummary($0) }, poolingSeeds: true)
+        #expect(table.contains("accuracy, mean") && table.contains("30.50 %") && table.contains("31.00 %"))
+        let json = runs.map { RunSummary($0) }.json()
+        #expect(json.elements?.first?["eval_accuracy"]?.double == 0.3)
+        // Runs that classify nothing have neither.
+        let plain = ReportPage([try SampleRuns.make("plain", lines: [SampleRuns.line(1)])])
+        #expect(!plain.html.contains("accuracy") && !plain.charts.contains { $0.title == "Accuracy by round" })
+    }
+}
+
+extension String {
+    fileprivate func replacingOnce(_ part: String, _ other: String) -> String {
+        guard let start = indices.first(where: { self[$0...].hasPrefix(part) }) else { return self }
+        return String(self[..<start]) + other + self[start...].dropFirst(part.count)
+    }
+}

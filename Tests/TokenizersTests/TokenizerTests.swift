@@ -6,7 +6,8 @@ import TestSupport
 import Testing
 import Tokenizers
 
-private let names = ["bpe-gpt2", "bpe-llama3", "bpe-qwen2", "bpe-llama2-byte-fallback"]
+private let bytePairNames = ["bpe-gpt2", "bpe-llama3", "bpe-qwen2", "bpe-llama2-byte-fallback"]
+private let names = bytePairNames + ["wordpiece-bert"]
 
 private func folder(_ name: String) -> String { Golden.path("tokenizers/\(name)") }
 
@@ -98,7 +99,7 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
         var generator = SeededGenerator(seed: 1, purpose: "test")
         let letters = Array("etaoinshrdlu")
         let text = String((0..<100_000).map { _ in letters[generator.integer(below: letters.count)] })
-        for name in names {
+        for name in bytePairNames {
             let tokenizer = try Tokenizer(path: folder(name) + "/tokenizer.json")
             let start = ContinuousClock.now
             let ids = tokenizer.encode(text, addSpecialTokens: false)
@@ -146,6 +147,57 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
     }
 }
 
+@Suite struct EncoderTokenizerTests {
+    @Test func `the older processors of BERT and RoBERTa put the same tokens around a text as a template does`() throws {
+        let template = try Tokenizer(path: folder("wordpiece-bert") + "/tokenizer.json")
+        let processor = try changed("wordpiece-bert") { file in
+            file.set("post_processor", try json(#"{"type":"BertProcessing","sep":["[SEP]",3],"cls":["[CLS]",2]}"#))
+        }
+        let bert = try Tokenizer(bytes: processor, path: "bert")
+        #expect(bert.encode("Hello", addSpecialTokens: true) == template.encode("Hello", addSpecialTokens: true))
+        let roberta = try Tokenizer(
+            bytes: try changed("bpe-gpt2") { file in
+                file.set(
+                    "post_processor",
+                    try json(
+                        #"{"type":"RobertaProcessing","sep":["!",2],"cls":["\"",1],"trim_offsets":true,"add_prefix_space":false}"#
+                    ))
+            }, path: "roberta")
+        #expect((roberta.prefixTokens, roberta.suffixTokens) == ([1], [2]))
+        #expect(roberta.encode("a", addSpecialTokens: true).count == 3)
+    }
+
+    @Test func `a cased BERT keeps case and accents, and its normalizer's steps can be left out one by one`() throws {
+        func ids(_ normalizer: String, _ text: String) throws -> [Int32] {
+            try Tokenizer(
+                bytes: changed("wordpiece-bert") { $0.set("normalizer", try json(normalizer)) }, path: normalizer
+            ).encode(text, addSpecialTokens: false)
+        }
+        let cased =
+            #"{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":false}"#
+        let uncased = #"{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"lowercase":true}"#
+        let accented = #"{"type":"BertNormalizer","strip_accents":false,"lowercase":true}"#
+        let unknown: Int32 = 1
+        #expect(try ids(cased, "HELLO") == [unknown])
+        #expect(try ids(uncased, "HELLO") == ids(uncased, "hello"))
+        #expect(try ids(uncased, "caf\u{E9} cafe\u{301}") == ids(uncased, "cafe cafe"))
+        #expect(try ids(accented, "caf\u{E9}") == [unknown])
+        #expect(try ids(uncased, "he\u{0}l\u{200B}lo\u{A0}hello") == ids(uncased, "hello hello"))
+        // Each ideograph is a word, here an unknown one.
+        #expect(try ids(uncased, "\u{65E5}\u{672C}") == [unknown, unknown])
+        #expect(try ids(#"{"type":"BertNormalizer","handle_chinese_chars":false}"#, "\u{65E5}\u{672C}") == [unknown])
+    }
+
+    @Test func `a word longer than the model reads is one unknown token`() throws {
+        let tokenizer = try Tokenizer(path: folder("wordpiece-bert") + "/tokenizer.json")
+        func count(_ letters: Int) -> Int {
+            tokenizer.encode(String(repeating: "a", count: letters), addSpecialTokens: false).count
+        }
+        #expect(count(100) == 100)
+        #expect(count(101) == 1)
+    }
+}
+
 @Suite struct BrokenTokenizerTests {
     @Test(arguments: names) func `no truncation and no flipped bit of the file makes it crash`(name: String) throws {
         let whole = try bytes(folder(name) + "/tokenizer.json")
@@ -167,8 +219,9 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
 
     @Test func `what is not supported is named with the file`() throws {
         let changes: [(expected: String, (inout JSONValue) throws -> Void)] = [
-            ("\"WordPiece\"", { $0.set("model", try json(#"{"type":"WordPiece","vocab":{}}"#)) }),
-            ("\"BertNormalizer\"", { $0.set("normalizer", try json(#"{"type":"BertNormalizer"}"#)) }),
+            ("\"Unigram\"", { $0.set("model", try json(#"{"type":"Unigram","vocab":[]}"#)) }),
+            ("unk_token", { $0.set("model", try json(#"{"type":"WordPiece","unk_token":"[UNK]","vocab":{}}"#)) }),
+            ("\"Nmt\"", { $0.set("normalizer", try json(#"{"type":"Nmt"}"#)) }),
             ("\"NFKC\"", { $0.set("normalizer", try json(#"{"type":"Sequence","normalizers":[{"type":"NFKC"}]}"#)) }),
             ("\"Whitespace\"", { $0.set("pre_tokenizer", try json(#"{"type":"Whitespace"}"#)) }),
             (
@@ -188,7 +241,11 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
                 }
             ),
             ("\"CTC\"", { $0.set("decoder", try json(#"{"type":"CTC"}"#)) }),
-            ("\"RobertaProcessing\"", { $0.set("post_processor", try json(#"{"type":"RobertaProcessing"}"#)) }),
+            ("post_processor.cls", { $0.set("post_processor", try json(#"{"type":"RobertaProcessing"}"#)) }),
+            (
+                "post_processor.sep",
+                { $0.set("post_processor", try json(#"{"type":"BertProcessing","cls":["a",1],"sep":[2,"b"]}"#)) }
+            ),
             (
                 "special_tokens",
                 {

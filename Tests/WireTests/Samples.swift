@@ -38,7 +38,10 @@ enum Samples {
             "reportEvaluation",
             .reportEvaluation(
                 ReportEvaluation(
-                    session: session, round: 3, lossSum: 1234.5, targetTokens: 678, examples: 90, exactMatches: 12))
+                    session: session, round: 3, lossSum: 1234.5, targetTokens: 678, examples: 90, exactMatches: 12,
+                    labelTallies: [
+                        LabelTally(correct: 12, predicted: 20, actual: 30), LabelTally(correct: 5, predicted: 70, actual: 60),
+                    ]))
         ),
         ("heartbeat", .heartbeat(Heartbeat(session: session, round: 3, step: 4, totalSteps: 10))),
         ("leave", .leave(Leave(session: session, reason: "interrupted"))),

@@ -90,8 +90,8 @@ import Wire
             } == .notTributary)
         #expect(
             refused {
-                $0[4] = 3; $0[5] = 77
-            } == .unsupportedVersion(3))
+                $0[4] = 4; $0[5] = 77
+            } == .unsupportedVersion(4))
         #expect(
             refused {
                 $0[5] = 77; $0[6] = 1
@@ -118,7 +118,7 @@ import Wire
             #expect(error == .unsupportedVersion(7))
             let refusal = error.refusal
             #expect(refusal.code == .protocolVersion && refusal.retryAfterMilliseconds == nil)
-            #expect(refusal.message.contains("protocol version 7") && refusal.message.contains("version 2"))
+            #expect(refusal.message.contains("protocol version 7") && refusal.message.contains("version 3"))
             // The coordinator's answer is a frame of its own version.
             #expect(Reply.refused(refusal).encoded()[4] == WireLimits.protocolVersion)
             let failure = error.failure(from: "tcp://example:1")

@@ -1,16 +1,20 @@
-/// `tributary model eval`: loss, perplexity and exact match of a model on a data file.
+/// `tributary model eval`: loss, and perplexity and exact match or accuracy and macro-F1, of a model on a data file.
 
+import Adapters
 import ArgumentParser
 import Checkpoints
+import ClientEngine
 import Datasets
 import Model
+import Plan
 import Primitives
 import Programs
 import Training
 
 struct EvaluateCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "eval", abstract: "Measure loss, perplexity and exact match on a data file.")
+        commandName: "eval",
+        abstract: "Measure loss and perplexity, exact match, or a classifier's accuracy, on a data file.")
 
     @OptionGroup var base: ModelOptions
     @Option(name: .long, help: ArgumentHelp("Folder of a PEFT adapter.", valueName: "dir")) var adapter: String?
@@ -23,17 +27,30 @@ struct EvaluateCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Only the first so many examples.", valueName: "n")) var limit: Int?
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
+    @OptionGroup var taskOptions: TaskOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
         try Interrupts.watch {}
         try require((exactMatch ?? 1) >= 1, "exact-match is \(exactMatch ?? 0): it is a number of new tokens, at least 1")
         try require((limit ?? 1) >= 1, "limit is \(limit ?? 0): it is at least 1")
-        let (checkpoint, language) = try base.load()
-        let model = try AdaptedModel(model: language, weights: try adapterWeights(adapter, language))
+        let checkpoint = try CheckpointFolder(path: base.model)
+        let tuned = try adapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
+        let plan = try taskOptions.plan(for: checkpoint.configuration) { () throws(Failure) in
+            try labels(tuned, checkpoint)
+        }
+        try require(
+            plan.task == .causal || exactMatch == nil,
+            "--exact-match is not possible with --task classify, which writes nothing: leave it out")
+        // What is wrong with the data is found before the model is loaded.
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
-        let encoded = try text.examples(path: data, sequenceLength: positions)
+        let encoded = try text.examples(
+            try DataFile.read(data, textField: taskOptions.textField), task: taskOptions.learningTask(plan),
+            sequenceLength: positions)
+        let (_, language) = try base.load(task: plan.modelTask)
+        let model = try AdaptedModel(
+            model: language, weights: try tuned?.weights(maps: language.linearMaps) ?? EngineBase.noAdapter)
         if let notes = dataNotes(encoded, sequenceLength: positions) { Console.error(notes) }
         let examples = Array(encoded.examples.prefix(limit ?? .max))
         var line = ProgressLine()
@@ -56,6 +73,7 @@ struct EvaluateCommand: ParsableCommand {
             return !Interrupts.isInterrupted
         }
         line.finish()
+        if let counts = outcome.labelCounts { return write(outcome, counts, encoded, seconds: line.seconds) }
         result.write([
             ("loss", real(outcome.loss)), ("perplexity", real(outcome.perplexity)),
             ("target_tokens", .integer(outcome.targetTokens)),
@@ -68,6 +86,37 @@ struct EvaluateCommand: ParsableCommand {
             target tokens  \(outcome.targetTokens)
             examples       \(outcome.examples)
             exact match    \(outcome.exactMatches.map { "\($0) of \(outcome.examples), \(Readable.decimal(100 * (outcome.exactMatch ?? 0), 1)) %" } ?? "not measured (--exact-match N)")
+
+            """
+        }
+    }
+
+    /// The labels that the adapter or the checkpoint brings with its head.
+    private func labels(_ adapter: PEFTAdapter?, _ checkpoint: CheckpointFolder) throws(Failure) -> [String] {
+        if let adapter, !adapter.labels.isEmpty { return adapter.labels }
+        let own = checkpoint.configuration.encoder?.labels ?? []
+        let count = adapter?.head.last?.outputs ?? checkpoint.headLabelCount
+        guard let count, count == own.count else {
+            throw Failure(
+                .usage,
+                count.map { "the head's \($0) labels are not known: name them with --labels, in the order of its outputs" }
+                    ?? "\(base.model) has no classifier of its own: name an adapter with a head with --adapter")
+        }
+        return own
+    }
+
+    private func write(_ outcome: EvaluationOutcome, _ counts: LabelCounts, _ encoded: EncodedData, seconds: Double) {
+        let (accuracy, macroF1) = (counts.accuracy ?? 0, counts.macroF1 ?? 0)
+        result.write([
+            ("loss", real(outcome.loss)), ("accuracy", real(accuracy)), ("macro_f1", real(macroF1)),
+            ("labels", .integer(counts.labelCount)), ("examples", .integer(outcome.examples)),
+            ("cut", .integer(encoded.cutCount)), ("seconds", real(seconds)),
+        ]) {
+            """
+            loss      \(Readable.decimal(outcome.loss, 5)) nats an example
+            accuracy  \(Readable.decimal(100 * accuracy, 2)) %
+            macro F1  \(Readable.decimal(100 * macroF1, 2)) %
+            examples  \(outcome.examples) of \(counts.labelCount) labels
 
             """
         }

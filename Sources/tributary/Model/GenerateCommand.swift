@@ -1,6 +1,7 @@
 /// `tributary model generate`: text from a prompt, shown as it is written.
 
 import ArgumentParser
+import Checkpoints
 import Model
 import Primitives
 import Programs
@@ -27,6 +28,11 @@ struct GenerateCommand: ParsableCommand {
         let sampling = Sampling(temperature: temperature, topP: topP)
         try sampling.validate()
         try require(maxTokens >= 1, "max-tokens is \(maxTokens): it is at least 1")
+        let kind = try CheckpointFolder(path: base.model).configuration
+        try require(
+            !kind.isEncoder,
+            "\(base.model) is a \(kind.architecture.rawValue) model, an encoder: it classifies texts and writes none; see model eval --task classify"
+        )
         let (checkpoint, language) = try base.load()
         let model = try AdaptedModel(model: language, weights: try adapterWeights(adapter, language))
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)

@@ -68,9 +68,10 @@ struct InspectCommand: ParsableCommand {
             let text = try ModelText(checkpoint: checkpoint)
             let tokenizerDigest = try checkpoint.tokenizerDigest()
             tokenizerText =
-                "\(text.tokenizer.vocabularySize) tokens, end token \(text.endToken), digest \(tokenizerDigest.short)"
+                "\(text.tokenizer.vocabularySize) tokens, \(text.endToken.map { "end token \($0), " } ?? "")digest \(tokenizerDigest.short)"
             tokenizer = .object([
-                .init("vocabulary", .integer(text.tokenizer.vocabularySize)), .init("end_token", .integer(Int(text.endToken))),
+                .init("vocabulary", .integer(text.tokenizer.vocabularySize)),
+                .init("end_token", text.endToken.map { .integer(Int($0)) } ?? .null),
                 .init("digest", .string(tokenizerDigest.description)),
             ])
         }

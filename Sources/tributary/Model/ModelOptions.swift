@@ -28,12 +28,14 @@ struct ModelOptions: ParsableArguments {
     var compute = "float32"
 
     /// The base, loaded, with progress on standard error.
-    func load() throws -> (checkpoint: CheckpointFolder, model: LanguageModel) {
+    func load(task: ModelTask = .causal) throws -> (checkpoint: CheckpointFolder, model: LanguageModel) {
         let form = try choice("--quantize", quantize, WeightForm.self)
         let compute = try choice("--compute", compute, ComputeChoice.self)
         let checkpoint = try CheckpointFolder(path: model)
         var line = ProgressLine()
-        let loaded = try LanguageModel(checkpoint: checkpoint, quantization: form, compute: compute) { done, count in
+        let loaded = try LanguageModel(
+            checkpoint: checkpoint, quantization: form, compute: compute, task: task
+        ) { done, count in
             line.show(done: done, of: count, "loading the model: \(done) of \(count) linear maps")
         }
         line.finish()

@@ -44,7 +44,7 @@ struct StartReportCommand: ParsableCommand {
         var examples: [Example] = []
         if let data {
             let encoded = try ModelText(checkpoint: checkpoint).examples(
-                path: data, sequenceLength: checkpoint.configuration.maximumPositions)
+                try DataFile.read(data), sequenceLength: checkpoint.configuration.maximumPositions)
             examples = Array(encoded.examples.prefix(limit ?? .max))
         }
         func perplexity(_ model: AdaptedModel, _ what: String) throws(Failure) -> Double? {

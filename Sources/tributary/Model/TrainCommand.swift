@@ -49,6 +49,7 @@ struct TrainCommand: ParsableCommand {
     var chatTemplate: String?
     @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
     @OptionGroup var memory: MemoryOptions
+    @OptionGroup var taskOptions: TaskOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -86,18 +87,25 @@ struct TrainCommand: ParsableCommand {
         let checkpoint = try CheckpointFolder(path: base.model)
         let maps = checkpoint.configuration.linearMaps
         let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
-        let specification = try AdapterSpecification(
-            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized)
-        let plan = try memory.plan(
-            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
-            sequenceLength: sequenceLength)
         let initial = try initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
+        let records = try DataFile.read(data, textField: taskOptions.textField)
+        let plan = try taskOptions.plan(for: checkpoint.configuration, seed: seed) { () throws(Failure) in
+            if let initial, !initial.labels.isEmpty { return initial.labels }
+            return try LabelSet(of: records, field: taskOptions.labelField).names
+        }
+        let specification = try AdapterSpecification(
+            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
+            head: plan.head)
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         try require(
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
-        let encoded = try text.examples(path: data, sequenceLength: sequenceLength, dividesTexts: packs)
+        let memoryPlan = try memory.plan(
+            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
+        let encoded = try text.examples(
+            records, task: taskOptions.learningTask(plan), sequenceLength: sequenceLength, dividesTexts: packs)
         let packed = settings.packing(encoded.examples)
         if let notes = dataNotes(encoded, sequenceLength: sequenceLength) { Console.error(notes) }
 
@@ -108,12 +116,13 @@ struct TrainCommand: ParsableCommand {
             Console.error(note)
         }
 
-        let (_, language) = try base.load()
+        let (_, language) = try base.load(task: plan.modelTask)
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
         var weights = specification.initialWeights(&draws)
+        if let head = plan.derivedHead(specification) { weights.trained.replaceLast(with: head) }
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
-        model.use(plan)
+        model.use(memoryPlan)
         if startName != .zero {
             let state = try makeStart(startName, model, specification, checkpoint, encoded.examples, settings)
             weights = specification.weights(ofStart: state, initial: weights)
@@ -121,7 +130,7 @@ struct TrainCommand: ParsableCommand {
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)\(packs ? " bins" : ""); \(plan.summary)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)\(packs ? " bins" : ""); \(memoryPlan.summary)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
@@ -135,8 +144,10 @@ struct TrainCommand: ParsableCommand {
             return !Interrupts.isInterrupted
         }
         line.finish()
-        try PEFTAdapter(entries: exportedFactors(weights: outcome.weights), baseModel: absolutePath(checkpoint.path))
-            .write(folder: output, maps: maps)
+        let trained = PEFTAdapter(
+            entries: exportedFactors(weights: outcome.weights), head: exportedHead(weights: outcome.weights),
+            headPlace: .init(checkpoint.configuration), labels: plan.labels, baseModel: absolutePath(checkpoint.path))
+        try trained.write(folder: output, maps: maps)
         if outcome.steps < steps {
             throw Failure(
                 .interrupted,
@@ -144,6 +155,8 @@ struct TrainCommand: ParsableCommand {
             )
         }
         let seconds = line.seconds
+        var taskFlags = plan.task == .classify ? " --task classify --label-field \(taskOptions.labelField)" : ""
+        if let field = taskOptions.textField { taskFlags += " --text-field \(field)" }
         result.write([
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
@@ -155,7 +168,7 @@ struct TrainCommand: ParsableCommand {
         ]) {
             """
             \(output): \(steps) steps in \(Readable.duration(seconds: seconds)), loss \(Readable.decimal(outcome.losses.first ?? 0, 4)) -> \(Readable.decimal(outcome.losses.last ?? 0, 4)), \(Readable.decimal(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
-            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)
+            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)\(taskFlags)
 
             """
         }

@@ -26,6 +26,10 @@ struct SimulateCommand: ParsableCommand {
     var unquantizedModel: String?
     @Option(help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
     var data: String
+    @Option(help: ArgumentHelp("The field or column of the text, if it is not called text.", valueName: "field"))
+    var textField: String?
+    @Option(help: ArgumentHelp("classify: the field or column of the label.", valueName: "field"))
+    var labelField = "label"
     @Option(help: "Number of clients; may be left out with --partition by:FIELD.")
     var clients: Int?
     @Option(help: ArgumentHelp("iid, by:FIELD or dirichlet:ALPHA:FIELD.", valueName: "partition"))
@@ -69,7 +73,13 @@ struct SimulateCommand: ParsableCommand {
         } else if clients == nil {
             throw Failure(.usage, "--clients is missing: say how many there are (only by:FIELD can tell)")
         }
-        let parts = try partition.split(try DataFile.read(data), clients: clients, seed: plan.seed)
+        let records = try DataFile.read(data, textField: textField)
+        try PlanOptions.readLabels(&plan)
+        if plan.task == .classify, plan.labels.isEmpty {
+            plan.labels = try LabelSet(of: records, field: labelField).names
+        }
+        plan.settleTask(for: base.checkpoint.configuration)
+        let parts = try partition.split(records, clients: clients, seed: plan.seed)
         plan.minimumClients = parts.count
         try plan.validate(for: base.checkpoint)
         try plan.settlePrivacy()
@@ -100,12 +110,12 @@ struct SimulateCommand: ParsableCommand {
         let initial = try options.initAdapter.map { folder throws(Failure) in
             try RunStart.weights(ofAdapter: folder, plan: &plan, maps: maps)
         }
-        let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path) }
+        let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path, textField: textField) }
         if let folder = writePartitions { try write(parts, to: folder, plan: plan) }
         var hasHeader = false
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
-            dataDigest: Self.digest(parts, evaluation), isQuiet: json, unsafeSeed: unsafeDpSeed
+            labelField: labelField, dataDigest: Self.digest(parts, evaluation), isQuiet: json, unsafeSeed: unsafeDpSeed
         ) { record, stored in
             if json { return Console.json(RunFolder.line(record, stored)) }
             if !hasHeader { Console.line(RoundTable.header(plan)) }
@@ -119,6 +129,7 @@ struct SimulateCommand: ParsableCommand {
                 .object([
                     .init("adapter", .string("\(output)/adapter")), .init("rounds", .integer(stored.records.count)),
                     .init("eval_loss", .optional(last.loss)), .init("eval_exact_match", .optional(last.exactMatch)),
+                    .init("eval_accuracy", .optional(last.accuracy)), .init("eval_macro_f1", .optional(last.macroF1)),
                 ]))
         } else {
             Console.line("the adapter is in \(output)/adapter, the metrics in \(output)/metrics.jsonl")
@@ -153,6 +164,11 @@ struct SimulateCommand: ParsableCommand {
                 flags.append(quoted(value))
             }
         }
+        // Labels that the data gave are the plan's, and processes have to be told.
+        if options.labels == nil, plan.task == .classify {
+            try FileWriting.replace(folder + "/labels.txt", with: plan.labels.map { $0 + "\n" }.joined())
+            flags += ["--labels", quoted(folder + "/labels.txt")]
+        }
         let seed = unsafeDpSeed.map { " --unsafe-dp-seed \($0)" } ?? ""
         if plan.privacy == .client, !seed.isEmpty { flags.append(String(seed.dropFirst())) }
         var lines = [
@@ -162,6 +178,8 @@ struct SimulateCommand: ParsableCommand {
         for (index, (name, path)) in written.enumerated() {
             var line =
                 "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
+            if let textField { line += " --text-field \(quoted(textField))" }
+            if plan.task == .classify { line += " --label-field \(quoted(labelField))" }
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
             if plan.privacy == .example { line += seed }
             if index == 0, plan.needsUnquantizedModel, let unquantizedModel {

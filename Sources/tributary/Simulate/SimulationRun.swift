@@ -24,6 +24,8 @@ struct SimulationRun {
     let output: RunFolder
     let plan: FederationPlan
     let initial: AdapterWeights?
+    /// That holds the label of a record.
+    var labelField = "label"
     /// What the data and its division are, so that a state is not continued on others.
     let dataDigest: Digest
     let isQuiet: Bool
@@ -93,7 +95,8 @@ struct SimulationRun {
         try output.writeMetrics(stored)
         try output.writeRun(stored, base: absolutePath(base.checkpoint.path))
         try output.writeAdapter(
-            federation.service.weights(afterRound: nil), maps: maps, base: absolutePath(base.checkpoint.path))
+            federation.service.weights(afterRound: nil), maps: maps, base: absolutePath(base.checkpoint.path),
+            headPlace: .init(base.checkpoint.configuration), labels: plan.labels)
         return stored
     }
 
@@ -110,7 +113,8 @@ struct SimulationRun {
         var all: [EngineWork] = []
         for (index, name) in names.enumerated() {
             let work = try EngineWork(
-                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil
+                name: name, base: base, records: parts[index], evaluationRecords: index == 0 ? evaluation : nil,
+                labelField: labelField
             ) { step in
                 progress.show(step)
                 return !Interrupts.isInterrupted
@@ -241,21 +245,27 @@ private final class SimulationProgress {
 /// A table of rounds for people.
 enum RoundTable {
     static func header(_ plan: FederationPlan) -> String {
-        "round  clients  train loss  eval loss  exact match        up      down   seconds"
+        "round  clients  train loss  eval loss"
+            + (plan.task == .causal ? "  exact match" : "  accuracy  macro F1") + "        up      down   seconds"
             + (plan.privacy == .client ? "   epsilon" : "")
     }
 
     static func row(_ record: RoundRecord, _ stored: StoredFederation) -> String {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
         func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
-        let match = evaluation.exactMatch.map { Readable.decimal($0 * 100, 1) + " %" } ?? "-"
+        func percent(_ value: Double?, _ digits: Int) -> String {
+            value.map { Readable.decimal($0 * 100, digits) + " %" } ?? "-"
+        }
         let isSecret = stored.plan.privacy == .client
         return [
             pad("\(record.round)", 5),
             pad(isSecret ? "-" : "\(record.participants.count)", 9),
             pad(record.trainLoss.map { Readable.decimal($0, 4) } ?? "-", 12),
             pad(evaluation.loss.map { Readable.decimal($0, 4) } ?? "-", 11),
-            pad(match, 13), pad(isSecret ? "-" : Readable.bytes(record.traffic.uplink), 10),
+            stored.plan.task == .causal
+                ? pad(percent(evaluation.exactMatch, 1), 13)
+                : pad(percent(evaluation.accuracy, 2), 10) + pad(percent(evaluation.macroF1, 2), 10),
+            pad(isSecret ? "-" : Readable.bytes(record.traffic.uplink), 10),
             pad(isSecret ? "-" : Readable.bytes(record.traffic.downlink), 10),
             pad(stored.plan.privacy == .client ? "-" : Readable.decimal(record.seconds, 1), 10),
             record.epsilon.map { pad(Readable.decimal($0, 3), 10) } ?? "",

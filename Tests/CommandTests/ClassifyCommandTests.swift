@@ -1,0 +1,109 @@
+/// Classification as a person types it: train, evaluate, simulate, and what is refused.
+
+import FoundationEssentials
+import Primitives
+import TestSupport
+import Testing
+
+private struct Place {
+    let place: Workplace
+    let model: String
+    let data: String
+
+    init(isBare: Bool = false) throws {
+        place = try Workplace()
+        model = place.file("encoder")
+        data = place.file("texts.jsonl")
+        try TinyEncoder.write(isBare: isBare, to: model)
+        try place.write(data, TinyEncoder.records(12))
+    }
+
+    func train(_ output: String, _ more: [String] = []) -> [String] {
+        [
+            "model", "train", "--model", model, "--data", data, "--task", "classify", "--label-field", "category", "--steps",
+            "12",
+            "--batch-size", "6", "--sequence-length", "24", "--rank", "4", "--learning-rate", "5e-3", "--output",
+            place.file(output),
+        ] + more
+    }
+
+    func evaluate(_ more: [String]) -> [String] {
+        ["model", "eval", "--model", model, "--data", data, "--task", "classify", "--label-field", "category"] + more
+    }
+
+    func simulate(_ output: String, _ more: [String] = []) -> [String] {
+        [
+            "simulate", "--model", model, "--data", data, "--clients", "2", "--task", "classify", "--label-field", "category",
+            "--rounds", "2", "--local-steps", "2", "--batch-size", "2", "--sequence-length", "24", "--ranks", "4",
+            "--eval-data", data, "--output", place.file(output),
+        ] + more
+    }
+}
+
+@Suite struct ClassifyCommandTests {
+    @Test(arguments: [false, true]) func aTrainedClassifierIsWrittenAndEvaluated(isBare: Bool) throws {
+        let place = try Place(isBare: isBare)
+        let trained = try place.place.json(place.train("tuned"))
+        #expect(trained["target_tokens"]?.int == 240 && (trained["last_loss"]?.double ?? 9) < (trained["loss"]?.double ?? 0))
+        let labels = try JSONValue(parsing: place.place.bytes(place.place.file("tuned/labels.json")))
+        #expect(labels.elements?.compactMap(\.text) == TinyEncoder.labels)
+        #expect(place.place.exists(place.place.file("tuned/head.safetensors")) == isBare)
+        let result = try place.place.json(place.evaluate(["--adapter", place.place.file("tuned")]))
+        #expect((result["accuracy"]?.double ?? 0) > 0.5 && (result["macro_f1"]?.double ?? 0) > 0.4)
+        #expect(result["examples"]?.int == 12 && result["labels"]?.int == 3 && result["perplexity"] == nil)
+        // The same labels, named; and in another order, which is another task.
+        let named = try place.place.json(
+            place.evaluate(["--adapter", place.place.file("tuned"), "--labels", TinyEncoder.labels.joined(separator: ",")]))
+        #expect(named["accuracy"] == result["accuracy"])
+        let shifted = try place.place.json(
+            place.evaluate(["--adapter", place.place.file("tuned"), "--labels", "fruit,tool,animal"]))
+        #expect((shifted["accuracy"]?.double ?? 1) < (result["accuracy"]?.double ?? 0))
+    }
+
+    @Test func aSimulationFillsInItsLabelsAndTellsAccuracy() throws {
+        let place = try Place()
+        let finished = try place.place.run(
+            place.simulate("run", ["--partition", "dirichlet:5:category", "--write-partitions", place.place.file("parts")]))
+        #expect(finished.status == 0, "\(finished.errors)")
+        #expect(finished.output.contains("accuracy") && finished.output.contains("macro F1"))
+        let run = try JSONValue(parsing: place.place.bytes(place.place.file("run/run.json")))
+        #expect(run["plan"]?["labels"]?.elements?.compactMap(\.text) == TinyEncoder.labels)
+        #expect(run["initial_eval_accuracy"]?.double != nil)
+        for line in try place.place.text(place.place.file("run/metrics.jsonl")).split(separator: "\n") {
+            let metrics = try JSONValue(parsing: line.utf8)
+            #expect(0...1 ~= (metrics["eval_accuracy"]?.double ?? -1) && 0...1 ~= (metrics["eval_macro_f1"]?.double ?? -1))
+        }
+        #expect(try place.place.text(place.place.file("parts/labels.txt")) == "animal\nfruit\ntool\n")
+        let commands = try place.place.text(place.place.file("parts/commands.txt"))
+        #expect(commands.contains("--labels") && commands.contains("--label-field category"))
+        #expect(place.place.exists(place.place.file("run/adapter/labels.json")))
+        let report = try place.place.run([
+            "report", place.place.file("run"), "--output", place.place.file("r.html"), "--markdown",
+        ])
+        #expect(report.status == 0 && report.output.contains("accuracy") && report.output.contains("macro F1"))
+        // The run goes on from its adapter.
+        let more = try place.place.run(place.simulate("more", ["--init-adapter", place.place.file("run/adapter")]))
+        #expect(more.status == 0, "\(more.errors)")
+    }
+
+    @Test func whatCannotWorkIsRefusedInOneSentence() throws {
+        let place = try Place()
+        try place.place.write(place.place.file("labels.txt"), "animal\nfruits\ntool\n")
+        let cases: [(arguments: [String], expected: String)] = [
+            (["model", "generate", "--model", place.model, "--prompt", "a"], "classifies texts and writes none"),
+            (place.evaluate(["--labels", "a,b,c", "--exact-match", "3"]), "--exact-match"),
+            (place.evaluate(["--labels", place.place.file("labels.txt")]), "texts.jsonl:2: the label \"fruit\""),
+            (place.train("x", ["--label-field", "intent"]), "\"intent\""),
+            (place.train("x", ["--text-field", "query"]), "\"query\""),
+            (place.train("x", ["--model", place.place.model]), "predicts tokens"),
+            (place.simulate("y", ["--exact-match", "3"]), "exact-match"),
+            (place.simulate("y", ["--task", "causal"]), "--task classify"),
+            (place.simulate("y", ["--labels", "animal,fruit"]), "texts.jsonl:3: the label \"tool\""),
+            (place.simulate("y", ["--labels", "animal"]), "animal"),
+        ]
+        for (arguments, expected) in cases {
+            let finished = try place.place.run(arguments)
+            #expect(finished.status != 0 && finished.errors.contains(expected), "\(arguments): \(finished.errors)")
+        }
+    }
+}
