@@ -22,7 +22,9 @@ struct JoinCommand: ParsableCommand {
     var coordinator: String
     @Option(help: "This client's name in the run: letters, digits, - _ . and at most 64 of them.")
     var name: String
-    @Option(help: ArgumentHelp("The base model's folder, or a GGUF file: the same checkpoint as the coordinator's.", valueName: "folder"))
+    @Option(
+        help: ArgumentHelp(
+            "The base model's folder, or a GGUF file: the same checkpoint as the coordinator's.", valueName: "folder"))
     var model: String
     @Option(help: ArgumentHelp("Training examples, JSONL or CSV.", valueName: "file"))
     var data: String

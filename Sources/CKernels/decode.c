@@ -101,7 +101,11 @@ void tributary_decode_4bit(int path, const uint8_t *packed, const float *scales,
 
 void tributary_decode_nested_scales(const uint8_t *codes, const float *map, const float *scales, long block, float offset,
                                     long first, long count, float *out) {
-    for (long i = 0; i < count; i++) out[i] = map[codes[first + i]] * scales[(first + i) / block] + offset;
+    for (long i = 0; i < count;) {
+        long run = (first + i) / block, end = (run + 1) * block - first;
+        float scale = scales[run];
+        for (end = end < count ? end : count; i < end; i++) out[i] = map[codes[first + i]] * scale + offset;
+    }
 }
 
 // ---- bytes -------------------------------------------------------------------------------------------------------
@@ -164,18 +168,14 @@ BODY void f16_body(const char *values, long columns, long row0, long row1, long 
         float *to = out + (row - row0) * stride;
         long count = column1 - column0, i = 0;
         for (; i + 16 <= count; i += 16) {
-            u32x16 half = __builtin_convertvector(*(const u16x16_u *)(from + 2 * i), u32x16);
-            u32x16 magnitude = (half & 0x7fff) << 13;
-            u32x16 finite = (u32x16)((f32x16)magnitude * SPLAT(0x1p112f));
-            u32x16 special = (u32x16)(magnitude >= 0x0f800000);
-            u32x16 bits = (special & (magnitude | 0x7f800000)) | (~special & finite);
-            STORE(to + i, (f32x16)(bits | (half & 0x8000) << 16));
+            f32x16 wide;
+            f16_lanes(from + 2 * i, &wide);
+            STORE(to + i, wide);
         }
         for (; i < count; i++) {
             uint16_t half;
             memcpy(&half, from + 2 * i, 2);
-            uint32_t bits = f16_bits(half);
-            memcpy(to + i, &bits, 4);
+            to[i] = f16_to_float(half);
         }
     }
 }

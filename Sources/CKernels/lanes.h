@@ -7,12 +7,6 @@
 enum { LANES = 16 };
 static const i32x16 lane_numbers __attribute__((unused)) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// Lanes are added in one fixed order, whatever the instruction set.
-BODY float sum_lanes(const f32x16 *v) {
-    float a = ((*v)[0] + (*v)[8]) + ((*v)[4] + (*v)[12]), b = ((*v)[1] + (*v)[9]) + ((*v)[5] + (*v)[13]);
-    float c = ((*v)[2] + (*v)[10]) + ((*v)[6] + (*v)[14]), d = ((*v)[3] + (*v)[11]) + ((*v)[7] + (*v)[15]);
-    return (a + c) + (b + d);
-}
 BODY float largest_lane(const f32x16 *v) {
     float m = (*v)[0];
     for (int i = 1; i < LANES; i++) m = (*v)[i] > m ? (*v)[i] : m;

@@ -21,15 +21,6 @@ void tributary_exp(int path, const float *x, float *y, long count) { CHOOSE(exp,
 
 // ---- sums --------------------------------------------------------------------------------------------------------
 
-BODY void dot_rows_body(const float *matrix, long stride, long rows, long columns, const float *x, float *out) {
-    for (long row = 0; row < rows; row++) out[row] = dot_body(matrix + row * stride, x, columns);
-}
-VARIANTS(void, dot_rows, (const float *matrix, long stride, long rows, long columns, const float *x, float *out),
-         (matrix, stride, rows, columns, x, out))
-void tributary_dot_rows(int path, const float *matrix, long stride, long rows, long columns, const float *x, float *out) {
-    CHOOSE(dot_rows, (matrix, stride, rows, columns, x, out));
-}
-
 BODY void row_dots_body(const float *a, long a_stride, const float *b, long b_stride, long rows, long columns, float *out) {
     for (long row = 0; row < rows; row++) out[row] = dot_body(a + row * a_stride, b + row * b_stride, columns);
 }

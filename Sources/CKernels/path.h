@@ -15,6 +15,8 @@
 // Sixteen lanes: one AVX-512 register, two of AVX2, four of SSE2 or NEON. The lanes and the order of every sum are
 // the same on each, and -ffp-contract=off keeps products and sums apart, so that all variants give the same bits.
 typedef float f32x16 __attribute__((vector_size(64)));
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
@@ -26,6 +28,13 @@ typedef i8x16 i8x16_u __attribute__((aligned(1), may_alias));
 #define LOAD(pointer) (*(const f32x16_u *)(pointer))
 #define STORE(pointer, value) (*(f32x16_u *)(pointer) = (value))
 #define SPLAT(value) ((f32x16){} + (float)(value))
+
+// Lanes are added in one fixed order, whatever the instruction set.
+BODY float sum_lanes(const f32x16 *v) {
+    f32x8 halves = __builtin_shufflevector(*v, *v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(*v, *v, 8, 9, 10, 11, 12, 13, 14, 15);
+    f32x4 quarters = __builtin_shufflevector(halves, halves, 0, 1, 2, 3) + __builtin_shufflevector(halves, halves, 4, 5, 6, 7);
+    return (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
+}
 
 /// Defines tributary_NAME(int path, ...) that calls NAME_body(...) compiled for the path.
 #if defined(__x86_64__)
@@ -82,6 +91,29 @@ static inline float bf16_to_float(uint16_t half) {
     float value;
     __builtin_memcpy(&value, &bits, 4);
     return value;
+}
+
+// IEEE half: exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact, subnormals
+// included; infinities and NaNs take the largest exponent.
+static inline float f16_to_float(uint16_t half) {
+    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
+    float value;
+    __builtin_memcpy(&value, &magnitude, 4);
+    value *= 0x1p112f;
+    __builtin_memcpy(&bits, &value, 4);
+    if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
+    bits |= (uint32_t)(half & 0x8000) << 16;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+/// Sixteen of them, at any address.
+BODY void f16_lanes(const char *from, f32x16 *out) {
+    u32x16 half = __builtin_convertvector(*(const u16x16_u *)from, u32x16);
+    u32x16 magnitude = (half & 0x7fff) << 13;
+    u32x16 finite = (u32x16)((f32x16)magnitude * SPLAT(0x1p112f));
+    u32x16 special = (u32x16)(magnitude >= 0x0f800000);
+    u32x16 bits = (special & (magnitude | 0x7f800000)) | (~special & finite);
+    *out = (f32x16)(bits | (half & 0x8000) << 16);
 }
 
 #endif

@@ -1,4 +1,4 @@
-// What the processor's registers allow: multiply-add instructions alone, without a load.
+// What the machine allows: multiply-add instructions alone, without a load; and reading alone.
 #include "path.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -72,3 +72,13 @@ double tributary_peak_loop(int path, int bf16, long rounds) {
     (void)sink;
     return 0;
 }
+
+BODY float read_loop_body(const float *memory, long count) {
+    f32x16 sums[4] = {};
+    for (long i = 0; i + 4 * 16 <= count; i += 4 * 16)
+        for (int part = 0; part < 4; part++) sums[part] += LOAD(memory + i + part * 16);
+    f32x16 all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    return sum_lanes(&all);
+}
+VARIANTS(float, read_loop, (const float *memory, long count), (memory, count))
+float tributary_read_loop(int path, const float *memory, long count) { return CHOOSE(read_loop, (memory, count)); }

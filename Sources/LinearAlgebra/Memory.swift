@@ -55,6 +55,8 @@ public enum Scratch: Int32, Sendable {
     case scales, first, second, third, fourth, fifth, sixth
     /// Slabs of a bfloat16 product's right operand, and where they lie.
     case packed, segments
+    /// Tokens in the order in which 4-bit codes are read.
+    case ordered
 
     /// At least `count` floats on a 64-byte boundary, valid until the next call for this purpose on this thread.
     public func floats(_ count: Int) -> UnsafeMutablePointer<Float> {

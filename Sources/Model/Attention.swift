@@ -69,6 +69,29 @@ struct Attention {
         }
     }
 
+    /// O of a few tokens behind `past` others of one sequence: the queries that share a head of keys read it together.
+    func forwardFew(
+        queries: UnsafePointer<Float>, keys: UnsafePointer<Float>, values: UnsafePointer<Float>, tokens: Int, past: Int,
+        output: UnsafeMutablePointer<Float>
+    ) {
+        let path = KernelPath.active.rawValue
+        let d = headSize
+        Parallel.forEach(count: keyValueHeadCount) { head in
+            for token in 0..<tokens {
+                let visible = past + token + 1
+                let lead = Self.stride(visible)
+                let scores = Scratch.scores.floats(group * lead)
+                let place = token * queryWidth + head * group * d
+                tributary_gemv_f32(path, keys + head * d, keyWidth, visible, d, queries + place, d, group, scores, lead)
+                for query in 0..<group {
+                    tributary_causal_softmax(path, scores + query * lead, lead, 1, visible, visible, scale, nil)
+                }
+                tributary_weigh_rows(
+                    path, values + head * d, keyWidth, visible, d, scores, lead, group, output + place, d)
+            }
+        }
+    }
+
     /// Gradients of queries, keys and values from that of the output; no earlier tokens.
     ///
     /// - Parameters:

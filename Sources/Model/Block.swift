@@ -6,6 +6,7 @@
 import CKernels
 import Checkpoints
 import LinearAlgebra
+import Quantization
 
 /// The sizes that every block of a model shares.
 struct BlockShape {
@@ -201,7 +202,7 @@ struct Block {
     }
 
     /// Whether the products of so many tokens are computed in bfloat16: of few they are bound by decoding.
-    private func usesHalves(_ tokens: Int) -> Bool { shape.compute == .bfloat16 && tokens >= LinearMaps.fewTokens }
+    private func usesHalves(_ tokens: Int) -> Bool { shape.compute == .bfloat16 && tokens >= FewTokens.limit }
 
     /// What some of the maps read.
     private enum Source {
@@ -293,9 +294,15 @@ struct Block {
         if let cache {
             let past = cache.count
             cache.append(keys: record.keys, values: record.values, tokens: tokens)
-            shape.attention.forward(
-                queries: record.queries, keys: cache.keys.pointer, values: cache.values.pointer, tokens: tokens,
-                sequences: [0..<tokens], past: past, output: record.attended, normalizers: nil)
+            if tokens < FewTokens.limit {
+                shape.attention.forwardFew(
+                    queries: record.queries, keys: cache.keys.pointer, values: cache.values.pointer, tokens: tokens, past: past,
+                    output: record.attended)
+            } else {
+                shape.attention.forward(
+                    queries: record.queries, keys: cache.keys.pointer, values: cache.values.pointer, tokens: tokens,
+                    sequences: [0..<tokens], past: past, output: record.attended, normalizers: nil)
+            }
         } else {
             shape.attention.forward(
                 queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,

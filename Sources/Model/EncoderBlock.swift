@@ -7,6 +7,7 @@
 import CKernels
 import Checkpoints
 import LinearAlgebra
+import Quantization
 
 /// The sizes that every block of an encoder shares.
 struct EncoderShape {
@@ -126,7 +127,7 @@ struct EncoderBlock {
 
     private var path: Int32 { KernelPath.active.rawValue }
     /// Whether products are computed in bfloat16: those of few tokens are bound by decoding.
-    private var usesHalves: Bool { shape.compute == .bfloat16 && tokens >= LinearMaps.fewTokens }
+    private var usesHalves: Bool { shape.compute == .bfloat16 && tokens >= FewTokens.limit }
 
     /// What some of the maps read.
     private enum Source {

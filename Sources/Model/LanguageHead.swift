@@ -45,9 +45,11 @@ final class LanguageHead {
     /// Logits `[count, vocabulary]` of normed hidden states `[count, hidden]`, `lead` floats from row to row.
     func logits(_ states: UnsafePointer<Float>, count: Int, into target: UnsafeMutablePointer<Float>, lead: Int) {
         let (hidden, vocabulary, targetLead) = (hidden, vocabulary, lead)
-        let path = KernelPath.active.rawValue
-        let isSmall = count < LinearMaps.fewTokens
-        if compute == .bfloat16, !isSmall {
+        guard count >= FewTokens.limit else {
+            weight.multiply(FewTokens(states, count: count, columns: hidden, for: [weight]), into: target, lead: lead)
+            return
+        }
+        if compute == .bfloat16 {
             halfStates.reserve(rows: count, columns: hidden)
             forTokens(count) { range in
                 halfStates.round(states + range.lowerBound * hidden, lead: hidden, rows: range, columns: hidden)
@@ -55,21 +57,12 @@ final class LanguageHead {
             weight.multiply(halfStates, count: count, transposed: false, into: target, lead: lead)
             return
         }
-        let slab = isSmall ? LinearMaps.rowsPerSmallTask : Self.slab
-        Parallel.forEach(count: (vocabulary + slab - 1) / slab) { task in
-            let rows = Parallel.range(task, of: vocabulary, size: slab)
+        Parallel.forEach(count: (vocabulary + Self.slab - 1) / Self.slab) { task in
+            let rows = Parallel.range(task, of: vocabulary, size: Self.slab)
             weight.withTile(rows: rows, columns: 0..<hidden) { tile, lead in
-                if isSmall {
-                    for token in 0..<count {
-                        tributary_dot_rows(
-                            path, tile, lead, rows.count, hidden, states + token * hidden,
-                            target + token * targetLead + rows.lowerBound)
-                    }
-                } else {
-                    gemm(
-                        transposeB: true, m: count, n: rows.count, k: hidden, states, lda: hidden, tile, ldb: lead,
-                        target + rows.lowerBound, ldc: targetLead)
-                }
+                gemm(
+                    transposeB: true, m: count, n: rows.count, k: hidden, states, lda: hidden, tile, ldb: lead,
+                    target + rows.lowerBound, ldc: targetLead)
             }
         }
     }

@@ -129,6 +129,9 @@ public final class LanguageModel: Sendable {
         return maps + embedding.byteCount + others
     }
 
+    /// Bytes of the embedding, which are the head's too where the two are tied.
+    public var embeddingByteCount: Int { embedding.byteCount }
+
     /// How the linear maps are held, such as "nf4" or "bf16".
     public var weightFormat: String { blocks.first?.weights.first?.formatName ?? embedding.formatName }
 

@@ -19,9 +19,6 @@ enum LinearMaps {
     static let slab = 192
     /// Rows of W decoded at once in the backward direction: a slab of columns of them stays in the second-level cache.
     static let rowsPerStep = 512
-    /// Below this many tokens a product is bound by decoding: rows are decoded and multiplied in small parts.
-    static let fewTokens = 8
-    static let rowsPerSmallTask = 32
 
     private struct Tile {
         let map: Int
@@ -49,6 +46,10 @@ enum LinearMaps {
         _ group: [AdaptedMap], tokens: Int, x: UnsafePointer<Float>, residual: UnsafePointer<Float>? = nil,
         projections: UnsafeMutablePointer<Float>, into outputs: [UnsafeMutablePointer<Float>]
     ) {
+        guard tokens >= FewTokens.limit else {
+            FewTokenMaps.forward(group, tokens: tokens, x: x, residual: residual, projections: projections, into: outputs)
+            return
+        }
         let inputs = group[0].inputs
         let branches = group.flatMap(\.branches)
         let chunks = (tokens + tokensPerTask - 1) / tokensPerTask
@@ -64,11 +65,10 @@ enum LinearMaps {
                 gemm(transposeB: true, m: range.count, n: r, k: r, u, lda: r, core, ldb: r, u + tokens * r, ldc: r)
             }
         }
-        let isSmall = tokens < fewTokens
         var tiles: [Tile] = []
         for (index, map) in group.enumerated() {
             cut(tokens, tokensPerTask) { tokens in
-                cut(map.outputs, isSmall ? rowsPerSmallTask : slab) { tiles.append(Tile(map: index, rows: $0, tokens: tokens)) }
+                cut(map.outputs, slab) { tiles.append(Tile(map: index, rows: $0, tokens: tokens)) }
             }
         }
         let path = KernelPath.active.rawValue
@@ -79,26 +79,15 @@ enum LinearMaps {
             let y = outputs[tile.map] + tile.tokens.lowerBound * width + tile.rows.lowerBound
             let source = x + tile.tokens.lowerBound * inputs
             map.weight.withTile(rows: tile.rows, columns: 0..<inputs) { weights, lead in
-                if isSmall {
+                if let residual {
                     for row in 0..<m {
-                        tributary_dot_rows(path, weights, lead, n, inputs, source + row * inputs, y + row * width)
-                        if let residual {
-                            tributary_add(
-                                path, y + row * width, residual + (tile.tokens.lowerBound + row) * width + tile.rows.lowerBound, n
-                            )
-                        }
+                        (y + row * width).update(
+                            from: residual + (tile.tokens.lowerBound + row) * width + tile.rows.lowerBound, count: n)
                     }
-                } else {
-                    if let residual {
-                        for row in 0..<m {
-                            (y + row * width).update(
-                                from: residual + (tile.tokens.lowerBound + row) * width + tile.rows.lowerBound, count: n)
-                        }
-                    }
-                    gemm(
-                        transposeB: true, m: m, n: n, k: inputs, source, lda: inputs, weights, ldb: lead,
-                        beta: residual == nil ? 0 : 1, y, ldc: width)
                 }
+                gemm(
+                    transposeB: true, m: m, n: n, k: inputs, source, lda: inputs, weights, ldb: lead,
+                    beta: residual == nil ? 0 : 1, y, ldc: width)
             }
             for branch in map.branches {
                 let r = branch.rank

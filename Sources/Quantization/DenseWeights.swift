@@ -100,6 +100,24 @@ struct StoredWeights: PackedWeights {
         }
     }
 
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        let product =
+            switch tensor.dtype {
+            case .bf16: tributary_gemv_bf16
+            case .f16: tributary_gemv_f16
+            default: tributary_gemv_f32
+            }
+        for run in tensor.runs(rows) {
+            let start = tensor.bytes.baseAddress! + run.stored * x.columns * tensor.dtype.size
+            product(
+                path.rawValue, start, run.step * x.columns, run.rows.count, x.columns, x.values, x.columns, x.count,
+                y + (run.rows.lowerBound - rows.lowerBound), lead)
+        }
+        return true
+    }
+
     /// The values of a range of the flattened matrix; its mapped pages are given back.
     func read(_ range: Range<Int>, into target: UnsafeMutablePointer<Float>) {
         guard tensor.interleavedHeadSize != nil else {

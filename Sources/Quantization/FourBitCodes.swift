@@ -113,6 +113,38 @@ extension FourBitCodes: PackedWeights {
         return true
     }
 
+    // Where rows are no whole runs of 32 codes, a word of eight may belong to two of them.
+    func readsOrderedTokens(columns: Int) -> Bool { columns % 32 == 0 }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        guard let ordered = x.ordered, readsOrderedTokens(columns: x.columns) else { return false }
+        withScales(columns: x.columns, rows: rows, spare: 3) { bytes, scales, firstBlock in
+            tributary_gemv_4bit(
+                path.rawValue, bytes, scales, firstBlock, Int32(blockSize.trailingZeroBitCount), table, x.columns,
+                rows.lowerBound, rows.upperBound, ordered, FewTokens.orderedStride(x.columns), x.count, y, lead)
+        }
+        return true
+    }
+
+    /// The codes of the whole matrix and the scales of some rows, from block `firstBlock` on, `spare` floats behind them.
+    private func withScales(
+        columns: Int, rows: Range<Int>, spare: Int,
+        _ body: (_ bytes: UnsafePointer<UInt8>, _ scales: UnsafePointer<Float>, _ firstBlock: Int) -> Void
+    ) {
+        let blocks = rows.lowerBound * columns / blockSize..<(rows.upperBound * columns + blockSize - 1) / blockSize
+        precondition(blocks.upperBound <= scales.count)
+        let target = Scratch.scales.floats(blocks.count + spare)
+        (target + blocks.count).update(repeating: 0, count: spare)
+        switch scales {
+        case .plain(let values):
+            values.withUnsafeBufferPointer { target.update(from: $0.baseAddress! + blocks.lowerBound, count: blocks.count) }
+        case .nested(let nested): nested.decode(blocks, into: target)
+        }
+        packed.withBytes { body($0, target, blocks.lowerBound) }
+    }
+
     /// The codes and scales as the packing reads them; the pointers are valid inside `body`.
     private func withMatrix(columns: Int, _ body: (UnsafePointer<tributary_4bit_matrix>) -> Void) {
         packed.withBytes { bytes in

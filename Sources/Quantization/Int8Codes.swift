@@ -95,4 +95,19 @@ extension Int8Codes: PackedWeights {
             path.rawValue, codes, scales, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target,
             stride)
     }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        let runs = (x.columns + Self.run - 1) / Self.run
+        codes.withUnsafeBufferPointer { values in
+            scales.withUnsafeBufferPointer { scales in
+                tributary_gemv_int8(
+                    path.rawValue, values.baseAddress! + rows.lowerBound * x.columns,
+                    scales.baseAddress! + rows.lowerBound * runs,
+                    rows.count, x.columns, x.values, x.columns, x.count, y, lead)
+            }
+        }
+        return true
+    }
 }

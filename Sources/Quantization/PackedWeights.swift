@@ -24,6 +24,15 @@ protocol PackedWeights: Sendable {
         columns: Int, n: Range<Int>, over k: Range<Int>, transposed: Bool, into target: UnsafeMutablePointer<UInt32>,
         path: KernelPath
     ) -> Bool
+
+    /// Whether `multiply` reads `FewTokens.ordered`.
+    func readsOrderedTokens(columns: Int) -> Bool
+
+    /// y = x W^T for some rows and a few tokens, with W widened in registers, as `QuantizedMatrix.multiply` says; false where
+    /// the format cannot: nothing was written then.
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool
 }
 
 extension PackedWeights {
@@ -32,5 +41,11 @@ extension PackedWeights {
     func pack(
         columns: Int, n: Range<Int>, over k: Range<Int>, transposed: Bool, into target: UnsafeMutablePointer<UInt32>,
         path: KernelPath
+    ) -> Bool { false }
+
+    func readsOrderedTokens(columns: Int) -> Bool { false }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
     ) -> Bool { false }
 }

@@ -158,6 +158,26 @@ import Testing
         #expect(wrong.status == ExitStatus.usage.rawValue && wrong.sentence.contains("OUTPUTSxINPUTS"))
     }
 
+    @Test func decodingIsMeasured() throws {
+        let result = try place.json(
+            [
+                "bench", "decode", "--model", place.model, "--quantize", "nf4", "--rank", "2", "--prompt", "5", "--steps", "3",
+                "--shape", "48x100", "--tokens", "3", "--megabytes", "1", "--repetitions", "1",
+            ])
+        let products = try #require(result["products"]?.elements)
+        #expect(products.compactMap { $0["weights"]?.text } == ["nf4", "nf4 plain", "int8", "bf16", "f16", "f32"])
+        for row in products {
+            for key in ["cached_g_per_second", "streamed_g_per_second", "share_of_limit"] {
+                #expect(try #require(row[key]?["one_thread"]?.double) > 0, "\(key)")
+            }
+        }
+        for key in ["tokens_per_second", "bytes_per_token", "share_of_reading"] {
+            #expect(try #require(result[key]?.double) > 0, "\(key)")
+        }
+        let wrong = try place.run(["bench", "decode", "--tokens", "8"])
+        #expect(wrong.status == ExitStatus.usage.rawValue && wrong.sentence.contains("from 1 to 7"))
+    }
+
     @Test func anInterruptKeepsTheAdapter() throws {
         let process = try place.start(place.train("adapter", ["--steps", "100000"]))
         // Progress is a line of the log: the training runs.

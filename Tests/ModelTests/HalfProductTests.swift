@@ -20,33 +20,6 @@ private func rounded(_ values: [Float]) -> [Double] {
 }
 
 @Suite struct HalfProductTests {
-    /// The same values in every form, with the name of each.
-    private func forms(_ values: [Float], _ rows: Int, _ columns: Int) throws -> [(name: String, matrix: QuantizedMatrix)] {
-        let folder = TemporaryFolder()
-        let path = folder.path + "/forms.safetensors"
-        let half: [Float16] = values.map { Float16($0) }
-        let bfloat = values.map(bfloat16Bits)
-        try writeSafetensors(
-            path,
-            tensors: [
-                // Seven bytes first, so that the others lie at odd addresses.
-                (name: "a", type: .u8, shape: [7], bytes: [UInt8](repeating: 0, count: 7)),
-                (name: "b", type: .bf16, shape: [rows, columns], bytes: bfloat.withUnsafeBytes { Array($0) }),
-                (name: "c", type: .f16, shape: [rows, columns], bytes: half.withUnsafeBytes { Array($0) }),
-            ], metadata: [:])
-        let file = try SafetensorsFile(path: path)
-        return [
-            ("f32", QuantizedMatrix(values, rows: rows, columns: columns)),
-            ("bf16", try QuantizedMatrix(stored: try #require(file.tensors["b"]), rows: rows, columns: columns)),
-            ("f16", try QuantizedMatrix(stored: try #require(file.tensors["c"]), rows: rows, columns: columns)),
-            ("nf4", QuantizedMatrix(try NF4.encode(values, nested: false), rows: rows, columns: columns)),
-            ("nf4 nested, 32", QuantizedMatrix(try NF4.encode(values, blockSize: 32), rows: rows, columns: columns)),
-            ("nf4 nested, 256", QuantizedMatrix(try NF4.encode(values, blockSize: 256), rows: rows, columns: columns)),
-            ("fp4", QuantizedMatrix(try FP4.encode(values), rows: rows, columns: columns)),
-            ("int8", QuantizedMatrix(try Int8Codes(values, rows: rows, columns: columns), rows: rows, columns: columns)),
-        ]
-    }
-
     /// C = start + A B with B from the matrix, by slabs and parts as the model's products are cut.
     private func product(
         _ a: [Float], m: Int, _ matrix: QuantizedMatrix, transposed: Bool, start: [Float]?, path: KernelPath
@@ -80,7 +53,7 @@ private func rounded(_ values: [Float]) -> [Double] {
     @Test(arguments: [(3, 5, 7), (1, 64, 64), (9, 97, 200), (21, 130, 100), (13, 96, 37), (4, 3137, 64), (5, 48, 3137)])
     func `on every path products are the sum of the rounded operands, from every form`(shape: (Int, Int, Int)) throws {
         let (m, rows, columns) = shape
-        for (name, matrix) in try forms(random(rows * columns, "weights"), rows, columns) {
+        for (name, matrix) in try weightForms(random(rows * columns, "weights"), rows, columns) {
             let weights = rounded(matrix.decoded())
             for transposed in [false, true] {
                 let (n, k) = transposed ? (columns, rows) : (rows, columns)

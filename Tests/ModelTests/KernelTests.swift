@@ -204,7 +204,7 @@ private func onEveryPath(_ body: (Int32) -> [Float]) -> [Float] {
             let x = random(columns, "x")
             let y = onEveryPath { path in
                 var y = [Float](repeating: 0, count: 6)
-                tributary_dot_rows(path, matrix, columns, 6, columns, x, &y)
+                tributary_gemv_f32(path, matrix, columns, 6, columns, x, columns, 1, &y, 6)
                 return y
             }
             let expected = (0..<6).map { row in

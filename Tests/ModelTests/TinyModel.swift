@@ -8,6 +8,7 @@ import Model
 import Primitives
 import Quantization
 import TestSupport
+import Testing
 
 struct TinyModel {
     var architecture = Architecture.llama
@@ -91,4 +92,30 @@ func randomWeights(
     return AdapterWeights(
         trained: fill(specification.trainedLayout), frozen: specification.frozenLayout.map(fill),
         correction: correctionRank.map { fill(AdapterSpecification.stackLayout(maps: specification.maps, rank: $0)) })
+}
+
+/// The same values in every form, with the name of each.
+func weightForms(_ values: [Float], _ rows: Int, _ columns: Int) throws -> [(name: String, matrix: QuantizedMatrix)] {
+    let folder = TemporaryFolder()
+    let path = folder.path + "/forms.safetensors"
+    let half: [Float16] = values.map { Float16($0) }
+    let bfloat = values.map(bfloat16Bits)
+    try writeSafetensors(
+        path,
+        tensors: [
+            // Seven bytes first, so that the others lie at odd addresses.
+            (name: "a", type: .u8, shape: [7], bytes: [UInt8](repeating: 0, count: 7)),
+            (name: "b", type: .bf16, shape: [rows, columns], bytes: bfloat.withUnsafeBytes { Array($0) }),
+            (name: "c", type: .f16, shape: [rows, columns], bytes: half.withUnsafeBytes { Array($0) }),
+        ], metadata: [:])
+    let file = try SafetensorsFile(path: path)
+    return [
+        ("f32", QuantizedMatrix(values, rows: rows, columns: columns)),
+        ("bf16", try QuantizedMatrix(stored: try #require(file.tensors["b"]), rows: rows, columns: columns)),
+        ("f16", try QuantizedMatrix(stored: try #require(file.tensors["c"]), rows: rows, columns: columns)),
+        ("nf4", QuantizedMatrix(try NF4.encode(values, nested: false), rows: rows, columns: columns)),
+        ("nf4 nested, 32", QuantizedMatrix(try NF4.encode(values, blockSize: 32), rows: rows, columns: columns)),
+        ("nf4 nested, 256", QuantizedMatrix(try NF4.encode(values, blockSize: 256), rows: rows, columns: columns)),
+        ("int8", QuantizedMatrix(try Int8Codes(values, rows: rows, columns: columns), rows: rows, columns: columns)),
+    ]
 }

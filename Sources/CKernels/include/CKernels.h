@@ -76,10 +76,34 @@ void tributary_encode_fp4(int path, const float *values, long count, long block,
 /// Bytes and scales of one row of `columns` values in runs of 64: q = round-half-even(w 127 / absmax), scale = absmax / 127.
 void tributary_encode_int8(int path, const float *values, long columns, int8_t *codes, float *scales);
 
-// ---- layers.c: what stands between the matrix products -----------------------------------------------------------
+// ---- gemv.c: products of a few tokens ----------------------------------------------------------------------------
+// y[t y_stride + i] = sum over k of W[i][k] x[t x_stride + k] for rows i and `tokens` tokens t. A sum's order depends on
+// `columns` alone.
 
-/// out[i] = sum over k of matrix[i stride + k] x[k], for `rows` rows of `columns` floats.
-void tributary_dot_rows(int path, const float *matrix, long stride, long rows, long columns, const float *x, float *out);
+/// W of floats, bfloat16 and IEEE half at any byte address, `stride` values from row to row.
+void tributary_gemv_f32(int path, const void *values, long stride, long rows, long columns, const float *x, long x_stride,
+                        long tokens, float *y, long y_stride);
+void tributary_gemv_bf16(int path, const void *values, long stride, long rows, long columns, const float *x, long x_stride,
+                         long tokens, float *y, long y_stride);
+void tributary_gemv_f16(int path, const void *values, long stride, long rows, long columns, const float *x, long x_stride,
+                        long tokens, float *y, long y_stride);
+/// W of signed bytes; `codes` and `scales` are those of the first of the rows, see tributary_decode_int8.
+void tributary_gemv_int8(int path, const int8_t *codes, const float *scales, long rows, long columns, const float *x,
+                         long x_stride, long tokens, float *y, long y_stride);
+
+/// Rows row0 ..< row1 of 4-bit codes as tributary_decode_4bit takes them; `columns` is a multiple of 32, and three floats
+/// more than the scales can be read. x is what tributary_gemv_order_4bit made of each token.
+void tributary_gemv_4bit(int path, const uint8_t *packed, const float *scales, long first_block, int block_shift,
+                         const float *table, long columns, long row0, long row1, const float *x, long x_stride, long tokens,
+                         float *y, long y_stride);
+/// x in the order in which codes are read; `out` has room for `columns` rounded up to 128.
+void tributary_gemv_order_4bit(const float *x, long columns, float *out);
+
+/// out[t out_stride + k] = sum over rows i of weights[t weight_stride + i] matrix[i stride + k], rows in their order.
+void tributary_weigh_rows(int path, const float *matrix, long stride, long rows, long columns, const float *weights,
+                          long weight_stride, long tokens, float *out, long out_stride);
+
+// ---- layers.c: what stands between the matrix products -----------------------------------------------------------
 
 /// y = x w / sqrt(mean(x^2) + epsilon) for each row of `columns`; 1 / sqrt(...) of each row goes to inverse (may be NULL).
 void tributary_rms_norm(int path, const float *x, long x_stride, const float *w, long rows, long columns, float epsilon,
@@ -331,5 +355,8 @@ void tributary_bf16_pack_f32(int path, const tributary_floats_matrix *matrix, in
 /// Runs `rounds` of independent multiply-adds on registers, of bf16 pairs or of floats, and returns the floating-point
 /// operations that they are; 0 where the path has no such instruction.
 double tributary_peak_loop(int path, int bf16, long rounds);
+
+/// Reads `count` floats, a multiple of 64, and returns their sum.
+float tributary_read_loop(int path, const float *memory, long count);
 
 #endif

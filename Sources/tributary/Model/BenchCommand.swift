@@ -16,7 +16,7 @@ import Training
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measure this machine.",
-        subcommands: [BenchTrainCommand.self, BenchProductsCommand.self, BenchCodecCommand.self])
+        subcommands: [BenchTrainCommand.self, BenchProductsCommand.self, BenchDecodeCommand.self, BenchCodecCommand.self])
 }
 
 struct BenchTrainCommand: ParsableCommand {

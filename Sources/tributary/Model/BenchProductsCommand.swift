@@ -55,9 +55,7 @@ struct BenchProductsCommand: ParsableCommand {
         for (rows, columns) in sizes {
             var generator = SeededGenerator(seed: 0, purpose: "bench gemm")
             let values = (0..<rows * columns).map { _ in generator.symmetric(1) }
-            let nf4 = QuantizedMatrix(try NF4.encode(values), rows: rows, columns: columns)
-            let int8 = QuantizedMatrix(try Int8Codes(values, rows: rows, columns: columns), rows: rows, columns: columns)
-            let dense = QuantizedMatrix(values, rows: rows, columns: columns)
+            let forms = try BenchForm.make(["nf4", "int8", "bf16", "f32"], values, rows: rows, columns: columns)
             for count in counts {
                 progress.show(
                     done: done, of: sizes.count * counts.count, "\(rows) x \(columns), \(count) tokens")
@@ -76,10 +74,11 @@ struct BenchProductsCommand: ParsableCommand {
                         }
                         if ComputeType.bfloat16.isSupported {
                             let halves = HalfRows()
-                            for (name, matrix) in [("nf4", nf4), ("int8", int8), ("f32", dense)] {
+                            for form in forms {
+                                let matrix = form.matrices[0]
                                 for transposed in [false, true] {
                                     let k = transposed ? rows : columns
-                                    add("\(name) \(transposed ? "input gradient" : "forward"), bfloat16") {
+                                    add("\(form.name) \(transposed ? "input gradient" : "forward"), bfloat16") {
                                         halves.reserve(rows: count, columns: k)
                                         Parallel.forEach(count: (count + 63) / 64) { task in
                                             let range = Parallel.range(task, of: count, size: 64)
