@@ -109,8 +109,12 @@ struct StoredWeights: PackedWeights {
             case .f16: tributary_gemv_f16
             default: tributary_gemv_f32
             }
-        let start = tensor.bytes.baseAddress! + rows.lowerBound * x.columns * tensor.dtype.size
-        product(path.rawValue, start, x.columns, rows.count, x.columns, x.values, x.columns, x.count, y, lead)
+        for run in tensor.runs(rows) {
+            let start = tensor.bytes.baseAddress! + run.stored * x.columns * tensor.dtype.size
+            product(
+                path.rawValue, start, run.step * x.columns, run.rows.count, x.columns, x.values, x.columns, x.count,
+                y + (run.rows.lowerBound - rows.lowerBound), lead)
+        }
         return true
     }
 

@@ -83,6 +83,21 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         #expect(try file.baseDigest(cache: nil) != source.baseDigest(cache: nil))
     }
 
+    /// Products of a few tokens, as in generation, read weights in another way than those of many.
+    @Test(arguments: [TensorType.f32, .f16, .bf16]) func `logits of a few tokens are those of many`(type: TensorType) throws {
+        let (_, file) = try convert("llama-gqa", type: type)
+        for checkpoint in [file, try CheckpointFolder(path: Sample.path("llama-mixed.gguf"))] {
+            let tokens = (0..<40).map { Int32($0 * 7 % 300) }
+            let all = try logits(checkpoint, TokenBatch(tokens: tokens, starts: [0, 40], targets: tokens.map { _ in false }))
+            for count in [1, 3] {
+                let few = TokenBatch(
+                    tokens: Array(tokens.prefix(count)), starts: [0, count], targets: [Bool](repeating: false, count: count))
+                let values = try logits(checkpoint, few)
+                #expect(Closeness(values, all.prefix(values.count)).isWithin(ofLargest: 1e-5))
+            }
+        }
+    }
+
     @Test(arguments: [WeightForm.nf4, .int8]) func `a dense file is quantized as its folder is`(form: WeightForm) throws {
         let (source, file) = try convert("llama-gqa")
         for map in source.configuration.linearMaps.prefix(3) {
