@@ -41,6 +41,7 @@ final class Engine: LocalWork {
 
     var exampleCount: Int { work.exampleCount }
     var hasEvaluationData: Bool { work.hasEvaluationData }
+    var hasUnquantizedModel: Bool { work.hasUnquantizedModel }
 
     var dataDigest: Digest { work.dataDigest }
 
@@ -52,7 +53,10 @@ final class Engine: LocalWork {
             )
         }
         let (cut, dropped) = work.cutAndDropped
-        let notes = [cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil].compactMap { $0 }
+        let notes = [
+            cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil,
+            work.packing.map { "in \($0.bins.count) bins, \(Readable.decimal(100 * $0.fillRate, 1)) % full" },
+        ].compactMap { $0 }
         logger.info(
             "\(work.exampleCount) examples at sequence length \(plan.sequenceLength)\(notes.isEmpty ? "" : " (\(notes.joined(separator: ", ")))")"
         )
@@ -87,7 +91,7 @@ final class Engine: LocalWork {
             channel.endWork()
             display.end()
         }
-        logger.info("computing the run's start (\(plan.start.rawValue))")
+        logger.info("computing the run's start (\(plan.startName.rawValue))")
         return try work.start(plan: plan, client: client, specification: specification)
     }
 }

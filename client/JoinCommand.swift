@@ -26,6 +26,11 @@ struct JoinCommand: ParsableCommand {
         help: ArgumentHelp(
             "The base model's folder, or a GGUF file: the same checkpoint as the coordinator's.", valueName: "folder"))
     var model: String
+    @Option(
+        help: ArgumentHelp(
+            "The model from which a quantized base was made, unquantized: for runs with start loftq, one client needs it.",
+            valueName: "folder"))
+    var unquantizedModel: String?
     @Option(help: ArgumentHelp("Training examples, JSONL or CSV.", valueName: "file"))
     var data: String
     @Option(help: ArgumentHelp("Held-out examples, on which each round's adapter is evaluated.", valueName: "file"))
@@ -88,7 +93,8 @@ struct JoinCommand: ParsableCommand {
         let statePath = try state ?? StatePlace.standard(coordinator: address, name: name)
         let storage = try ClientFolder(path: statePath)
 
-        let engineBase = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
+        let engineBase = try EngineBase(
+            modelFolder: model, unquantizedFolder: unquantizedModel, chatTemplate: chatTemplate)
         engineBase.memoryLimit = memoryLimit?.bytes
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(

@@ -92,8 +92,27 @@ public struct AdapterSpecification: Equatable, Sendable {
         }
     }
 
-    /// LoRA-SB's start, from one client in one upload: B, A and R of each map.
-    public var startLayout: AdapterLayout { AdapterLayout(maps.flatMap { [b($0), a($0), core($0)] }) }
+    /// A start that one client makes, in one upload: A and B of each map, or LoRA-SB's B, A and R.
+    public var startLayout: AdapterLayout {
+        AdapterLayout(maps.flatMap { method == .loraSB ? [b($0), a($0), core($0)] : [a($0), b($0)] })
+    }
+
+    /// The weights of a client that begins with a start; what the start lacks, such as a head, is as `initial` has it.
+    public func weights(ofStart start: AdapterState, initial: AdapterWeights) -> AdapterWeights {
+        precondition(start.layout == startLayout, "the start belongs to another specification")
+        func fill(_ state: AdapterState) -> AdapterState {
+            var state = state
+            for (index, tensor) in state.layout.tensors.enumerated() {
+                guard let source = start.layout.index(map: tensor.map, role: tensor.role) else { continue }
+                state.values.replaceSubrange(state.layout.range(index), with: start.tensor(source))
+            }
+            return state
+        }
+        var weights = initial
+        weights.trained = fill(initial.trained)
+        weights.frozen = initial.frozen.map(fill)
+        return weights
+    }
 
     /// A from U(-1/sqrt(inputs), 1/sqrt(inputs)) as PEFT draws it (Kaiming-uniform with a = sqrt 5), B and R zero; a head's
     /// weights the same way, its biases zero.

@@ -136,6 +136,28 @@ void tributary_decode_int8(int path, const int8_t *codes, const float *scales, l
     CHOOSE(int8, (codes, scales, columns, row0, row1, column0, column1, out, stride));
 }
 
+BODY void int8_rows_body(const int8_t *codes, const float *scales, long columns, long row0, long row1, long column0,
+                         long column1, float *out, long stride) {
+    // bitsandbytes' reciprocal of 127, and its order of the two products.
+    const float unit = 7.874015718698502e-3f;
+    for (long row = row0; row < row1; row++) {
+        const int8_t *from = codes + row * columns;
+        float *to = out + (row - row0) * stride - column0, scale = scales[row];
+        long column = column0;
+        for (; column + 16 <= column1; column += 16) {
+            i32x16 wide = __builtin_convertvector(*(const i8x16_u *)(from + column), i32x16);
+            STORE(to + column, __builtin_convertvector(wide, f32x16) * SPLAT(scale) * SPLAT(unit));
+        }
+        for (; column < column1; column++) to[column] = (float)from[column] * scale * unit;
+    }
+}
+VARIANTS(void, int8_rows, (const int8_t *codes, const float *scales, long columns, long row0, long row1, long column0, long column1, float *out, long stride),
+         (codes, scales, columns, row0, row1, column0, column1, out, stride))
+void tributary_decode_int8_rows(int path, const int8_t *codes, const float *scales, long columns, long row0, long row1,
+                                long column0, long column1, float *out, long stride) {
+    CHOOSE(int8_rows, (codes, scales, columns, row0, row1, column0, column1, out, stride));
+}
+
 // ---- halves ------------------------------------------------------------------------------------------------------
 
 BODY void bf16_body(const char *values, long columns, long row0, long row1, long column0, long column1, float *out, long stride) {

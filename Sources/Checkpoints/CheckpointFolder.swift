@@ -13,7 +13,8 @@ public final class CheckpointFolder: Sendable {
     /// Sorted bytewise.
     public let tensorNames: [String]
     private let tensors: [String: StoredTensor]
-    private let quantizedMaps: Set<String>
+    private let fourBitMaps: Set<String>
+    private let byteMaps: Set<String>
     /// Nil for a folder.
     let gguf: GGUFModel?
     /// Outputs of the classifier that the checkpoint itself holds; nil for none.
@@ -69,10 +70,16 @@ public final class CheckpointFolder: Sendable {
             }
         }
         for (name, shape) in configuration.denseTensors { try check(name, shape) }
-        var quantizedMaps: Set<String> = []
+        var fourBitMaps: Set<String> = []
+        var byteMaps: Set<String> = []
         for map in configuration.linearMaps {
             let name = map.name + ".weight"
             guard let tensor = tensors[name] else { throw missing(name) }
+            if tensor.dtype == .i8, configuration.quantization != nil {
+                try Self.checkBytes(map, tensor, tensors)
+                byteMaps.insert(map.name)
+                continue
+            }
             let isPacked = tensors.keys.contains(name + ".absmax") || tensor.dtype == .u8
             guard isPacked else {
                 try check(name, [map.outputs, map.inputs])
@@ -84,9 +91,10 @@ public final class CheckpointFolder: Sendable {
                     "\(tensor.file.path): tensor \(name) is packed in 4 bits, but config.json has no quantization_config")
             }
             try Self.checkPacked(map, tensor, tensors)
-            quantizedMaps.insert(map.name)
+            fourBitMaps.insert(map.name)
         }
-        self.quantizedMaps = quantizedMaps
+        self.fourBitMaps = fourBitMaps
+        self.byteMaps = byteMaps
         headLabelCount = configuration.head(labelCount: 1).last.flatMap { tensors[$0.name + ".weight"]?.shape.first }
         for map in headLabelCount.map(configuration.head) ?? [] {
             try check(map.name + ".weight", [map.outputs, map.inputs])
@@ -139,7 +147,15 @@ public final class CheckpointFolder: Sendable {
     }
 
     /// Whether the weight of this linear map is stored in bitsandbytes' 4-bit form.
-    public func isBitsAndBytes4Bit(_ map: String) -> Bool { quantizedMaps.contains(map) }
+    public func isBitsAndBytes4Bit(_ map: String) -> Bool { fourBitMaps.contains(map) }
+
+    /// Whether the weight of this linear map is stored as bitsandbytes' LLM.int8 bytes.
+    public func isBitsAndBytes8Bit(_ map: String) -> Bool { byteMaps.contains(map) }
+
+    /// Whether the weight of this linear map is stored in a quantized form: bitsandbytes', or GGML's blocks.
+    public func isQuantized(_ map: String) -> Bool {
+        isBitsAndBytes4Bit(map) || isBitsAndBytes8Bit(map) || tensors[map + ".weight"]?.dtype.isBlocks == true
+    }
 
     /// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     private static func openFiles(_ path: String) throws(Failure) -> (files: [String], tensors: [String: StoredTensor]) {
@@ -180,6 +196,23 @@ public final class CheckpointFolder: Sendable {
             tensors[entry.key] = tensor
         }
         return (shards.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }.map { path + "/" + $0 }, tensors)
+    }
+
+    /// Signed bytes with a scale for each row (bitsandbytes, `Linear8bitLt`; other orders of bytes are of old GPUs).
+    private static func checkBytes(_ map: LinearMap, _ weight: StoredTensor, _ tensors: [String: StoredTensor]) throws(Failure) {
+        func wrong(_ what: String) -> Failure { Failure(.badData, "\(weight.file.path): \(what); fetch the checkpoint again") }
+        guard weight.shape == [map.outputs, map.inputs] else {
+            throw wrong("tensor \(weight.name) has shape \(weight.shape), but config.json says \([map.outputs, map.inputs])")
+        }
+        guard let scales = tensors[map.name + ".SCB"], scales.dtype == .f32, scales.count == map.outputs else {
+            throw wrong("tensor \(map.name).SCB is missing or does not hold one F32 scale for each of \(map.outputs) rows")
+        }
+        if let format = tensors[map.name + ".weight_format"], try format.integers() != [0] {
+            throw Failure(
+                .badData,
+                "\(weight.file.path): tensor \(weight.name) lies in another order than row by row (weight_format \(try format.integers())): save the model again with a newer bitsandbytes"
+            )
+        }
     }
 
     /// The tensors beside a packed weight exist with consistent sizes (bitsandbytes, `QuantState.as_dict(packed=True)`).

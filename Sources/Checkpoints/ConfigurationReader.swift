@@ -181,17 +181,20 @@ extension ModelConfiguration {
         let inner = try KeyReader(json: section, path: reader.path, prefix: "quantization_config.")
         let method = inner.value("quant_method") == nil ? "bitsandbytes" : try inner.text("quant_method")
         guard method == "bitsandbytes" else {
-            throw inner.refused("quant_method is \(method)", "only bitsandbytes in 4 bits is supported")
+            throw inner.refused("quant_method is \(method)", "only bitsandbytes is supported")
+        }
+        let skipped = section["llm_int8_skip_modules"]?.elements?.compactMap(\.text) ?? []
+        if section["load_in_8bit"]?.bool ?? section["_load_in_8bit"]?.bool ?? false {
+            return StoredQuantization(type: "int8", skippedModules: skipped)
         }
         let fourBits = section["load_in_4bit"]?.bool ?? section["_load_in_4bit"]?.bool ?? false
         let type = inner.value("bnb_4bit_quant_type") == nil ? "fp4" : try inner.text("bnb_4bit_quant_type")
         guard fourBits, type == "nf4" || type == "fp4" else {
             throw inner.refused(
-                fourBits ? "bnb_4bit_quant_type is \(type)" : "load_in_4bit is not true",
-                "only bitsandbytes nf4 and fp4 are supported")
+                fourBits ? "bnb_4bit_quant_type is \(type)" : "neither load_in_4bit nor load_in_8bit is true",
+                "only bitsandbytes nf4, fp4 and LLM.int8 are supported")
         }
-        return StoredQuantization(
-            type: type, skippedModules: section["llm_int8_skip_modules"]?.elements?.compactMap(\.text) ?? [])
+        return StoredQuantization(type: type, skippedModules: skipped)
     }
 }
 

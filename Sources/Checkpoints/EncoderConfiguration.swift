@@ -102,11 +102,15 @@ extension ModelConfiguration {
     }
 
     /// Takes the names that the checkpoint's tensors have.
+    ///
+    /// Names without a prefix were saved by a class without a head, whatever `architectures` says: published sentence encoders
+    /// often keep that of the model they were made from, such as RobertaForMaskedLM.
     mutating func useNames(of tensors: some Collection<String>) {
         guard var encoder else { return }
         let names = Set(tensors)
         encoder.prefix =
             names.contains(architecture.rawValue + ".embeddings.word_embeddings.weight") ? architecture.rawValue + "." : ""
+        if encoder.prefix.isEmpty { encoder.summary = .mean }
         if names.contains(encoder.prefix + "embeddings.LayerNorm.gamma") {
             encoder.normWeightName = "gamma"
             encoder.normBiasName = "beta"

@@ -40,9 +40,9 @@ public enum RopeScaling: Equatable, Sendable {
     }
 }
 
-/// A linear map's weights as bitsandbytes stores them in 4 bits.
+/// A linear map's weights as bitsandbytes stores them.
 public struct StoredQuantization: Equatable, Sendable {
-    /// "nf4" or "fp4".
+    /// "nf4", "fp4", or "int8" (LLM.int8).
     public let type: String
     /// Module names left as they were, such as `lm_head`.
     public let skippedModules: [String]

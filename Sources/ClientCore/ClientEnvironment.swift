@@ -102,11 +102,17 @@ public protocol LocalWork: AnyObject {
     /// Of the training examples as they are used: noise must never be used again on other data.
     var dataDigest: Digest { get }
     var hasEvaluationData: Bool { get }
+    /// Whether it holds the unquantized weights from which a base was made, for a start that needs them.
+    var hasUnquantizedModel: Bool { get }
     /// - Parameter progress: called now and then with the step done and the number of steps; false stops the work
     func train(
         _ assignment: TrainingAssignment, progress: (_ step: Int, _ steps: Int) -> WorkInterruption?
     ) throws(WorkInterruption) -> TrainedResult
     func evaluate(_ weights: AdapterWeights, plan: FederationPlan) throws(Failure) -> EvaluationResult
-    /// B, A and R of Fed-SB, in `AdapterSpecification.startLayout`.
+    /// The plan's start, in `AdapterSpecification.startLayout`.
     func start(plan: FederationPlan, client: String, specification: AdapterSpecification) throws(Failure) -> AdapterState
+}
+
+extension LocalWork {
+    public var hasUnquantizedModel: Bool { false }
 }

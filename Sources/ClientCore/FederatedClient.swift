@@ -175,7 +175,8 @@ public struct FederatedClient {
                     baseDigest: identity.baseDigest, tokenizerDigest: identity.tokenizerDigest,
                     maximumRank: identity.maximumRank.map { UInt32(clamping: $0) },
                     exampleCount: plan.tellsCounts ? UInt64(work.exampleCount) : nil,
-                    hasEvaluationData: work.hasEvaluationData && plan.allowsEvaluation, sessionNonce: nonce,
+                    hasEvaluationData: work.hasEvaluationData && plan.allowsEvaluation,
+                    hasUnquantizedModel: work.hasUnquantizedModel && plan.needsUnquantizedModel, sessionNonce: nonce,
                     kernelPath: identity.kernelPath)))
         guard case .welcome(let welcome) = reply else { throw unexpected(reply, to: "a join") }
         let rank = Int(welcome.rank)
@@ -219,7 +220,7 @@ public struct FederatedClient {
             return .finished(reason: reason)
         case .start:
             // Whatever the coordinator asks: a start from a gradient is computed on the data, and no budget covers it.
-            guard joined.plan.strategy == .fedSB, joined.plan.privacy == .none || joined.plan.start == .xs else {
+            guard joined.plan.isStartUploaded, joined.plan.privacy == .none || joined.plan.isStartPublic else {
                 throw unplanned("a start")
             }
             return .worked(try computeStart(&record, joined))

@@ -11,6 +11,8 @@ import Training
 
 public final class EngineBase {
     public let checkpoint: CheckpointFolder
+    /// The weights from which a quantized base was made, where they are needed and given.
+    public let unquantized: CheckpointFolder?
     public let text: ModelText
     private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName)?
     /// Bytes that training may take in all; nil: the engine's own limit on activations.
@@ -18,8 +20,9 @@ public final class EngineBase {
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
-    public init(modelFolder: String, chatTemplate: String? = nil) throws(Failure) {
+    public init(modelFolder: String, unquantizedFolder: String? = nil, chatTemplate: String? = nil) throws(Failure) {
         checkpoint = try CheckpointFolder(path: modelFolder)
+        unquantized = try unquantizedFolder.map { (folder) throws(Failure) in try CheckpointFolder(path: folder) }
         text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
     }
 

@@ -23,6 +23,8 @@ public final class EngineWork: LocalWork {
     private let name: String
     private var training: EncodedData
     private var evaluation: EncodedData?
+    /// How the training examples are packed at the plan's sequence length; nil if they are not.
+    public private(set) var packing: BestFitPacking?
     /// Shows progress; false means that the user wants to stop.
     private let progress: (EngineProgress) -> Bool
 
@@ -52,6 +54,7 @@ public final class EngineWork: LocalWork {
 
     public var exampleCount: Int { training.examples.count }
     public var hasEvaluationData: Bool { evaluation != nil }
+    public var hasUnquantizedModel: Bool { base.unquantized != nil }
 
     /// Of the training examples at the plan's sequence length: tokens and targets of each.
     public var dataDigest: Digest {
@@ -72,7 +75,9 @@ public final class EngineWork: LocalWork {
                 .usage,
                 "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
         }
-        training = try base.text.examples(records, sequenceLength: plan.sequenceLength)
+        training = try base.text.examples(
+            records, sequenceLength: plan.sequenceLength, dividesTexts: plan.packing == .bestFit)
+        packing = TrainingSettings(plan).packing(training.examples)
         guard !training.examples.isEmpty else {
             throw Failure(
                 .badData,
@@ -134,7 +139,22 @@ public final class EngineWork: LocalWork {
     ) throws(Failure) -> AdapterState {
         let generator = SeededGenerator(seed: plan.seed, purpose: "start", client: client)
         let model = try base.model(EngineBase.noAdapter, for: plan)
-        switch plan.start {
+        switch plan.startName {
+        case .standard, .zero:
+            throw Failure(.internalError, "start \(plan.startName.rawValue) is made by the coordinator")
+        case .loftq:
+            guard let source = plan.needsUnquantizedModel ? base.unquantized : base.checkpoint else {
+                throw Failure(.usage, "start loftq needs the unquantized weights: add --unquantized-model")
+            }
+            return try QuantizationStart.residual(
+                specification: specification,
+                base: { (map) throws(Failure) in
+                    guard let weight = model.model.weight(of: map.name) else {
+                        throw Failure(.internalError, "the model has no \(map.name)")
+                    }
+                    return weight
+                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) }, generator: generator
+            ) { progress(.starting(done: $0, count: $1)) }.state
         case .gradient:
             let examples = LoRASBStart.examples(
                 training.examples, stepSize: plan.batchSize * plan.gradientAccumulation,

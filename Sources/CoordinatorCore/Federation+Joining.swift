@@ -66,6 +66,7 @@ extension Federation {
     ) -> Decision {
         var member = known
         member.hasEvaluationData = hello.hasEvaluationData && plan.allowsEvaluation
+        if hello.hasUnquantizedModel { unquantizedHolders.insert(member.name) } else { unquantizedHolders.remove(member.name) }
         for (old, name) in sessions where name == member.name { sessions[old] = nil }
         sessions[session] = member.name
         lastSeen[member.name] = now

@@ -72,10 +72,12 @@ extension Federation {
             return []
         }
         if adapter == nil {
-            // Only Fed-SB has no adapter before its start; every other strategy's is made with the run.
-            let candidates = liveMembers(at: now)
+            // A start that a client makes is still to come; every other run has its adapter from the beginning.
+            let candidates = liveMembers(at: now).filter { !plan.needsUnquantizedModel || unquantizedHolders.contains($0) }
             guard let starter = candidates.first(where: { !skippedStarters.contains($0) }) ?? candidates.first else {
-                phase = .waiting(reason: "a client to compute the start")
+                phase = .waiting(
+                    reason: plan.needsUnquantizedModel
+                        ? "a client with --unquantized-model to compute the start" : "a client to compute the start")
                 return []
             }
             phase = .starting(client: starter, deadline: now + .seconds(plan.deadlineSeconds))

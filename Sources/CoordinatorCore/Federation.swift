@@ -69,6 +69,8 @@ public struct Federation: Sendable {
     /// One contribution a client, as in the store.
     var receivedChunks: [String: (digest: Digest, indices: Set<UInt32>)] = [:]
     var skippedStarters: Set<String> = []
+    /// Clients that said, when they last joined, that they hold the unquantized model.
+    var unquantizedHolders: Set<String> = []
 
     struct ChunkKey: Hashable, Sendable {
         let client: String

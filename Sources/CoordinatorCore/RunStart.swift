@@ -1,4 +1,4 @@
-/// The first global adapter of a run, made from the plan, from an adapter, or from Fed-SB's start.
+/// The first global adapter of a run, made from the plan, from an adapter, or from a client's start.
 
 import Adapters
 import Checkpoints
@@ -7,7 +7,7 @@ import Primitives
 import UpdateCodec
 
 public struct RunStart: Sendable {
-    /// Nil where a client computes it (Fed-SB).
+    /// Nil where a client computes it (Fed-SB; LoftQ's start).
     public let adapter: GlobalAdapter?
     public let blobs: [(StoredBlob, bytes: [UInt8])]
     /// What clients derive from the seed instead of downloading it (FFA-LoRA's A).
@@ -23,16 +23,18 @@ public struct RunStart: Sendable {
     ///   factors in the plan's layouts, or a correction for `flora`
     public init(plan: FederationPlan, maps: [LinearMap], initial: AdapterWeights?) throws(Failure) {
         let rank = plan.ranks[0]
-        switch plan.strategy {
-        case .fedSB:
+        guard !plan.isStartUploaded else {
             self.init(adapter: nil, blobs: [], derivedDigest: nil)
+            return
+        }
+        switch plan.strategy {
         case .flora:
             let segment = initial?.correction.map { state in
                 encodedBlob(state, kind: .segment, rank: state.layout.tensors.map(\.rank).max() ?? 0)
             }
             let blobs = segment.map { [$0] } ?? []
             self.init(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
-        case .fedit, .ffaLoRA:
+        case .fedit, .ffaLoRA, .fedSB:
             let specification = try plan.specification(rank: rank, maps: maps)
             let fresh = plan.derivedWeights(specification)
             var blobs = [encodedBlob((initial ?? fresh).trained, kind: .state, rank: rank)]
@@ -50,25 +52,13 @@ func encodedBlob(_ state: AdapterState, kind: StoredBlob.Kind, rank: Int) -> (St
     return (StoredBlob(digest: Digest(of: bytes), byteCount: bytes.count, kind: kind, rank: rank), bytes)
 }
 
-/// Fed-SB's start, as one client uploaded it: B and A frozen for the run, R the first state.
+/// A start, as one client uploaded it: what is trained is the first state, the rest frozen for the run.
 func splitStart(_ start: AdapterState, plan: FederationPlan, maps: [LinearMap]) throws(Failure) -> RunStart {
     let rank = plan.ranks[0]
     let specification = try plan.specification(rank: rank, maps: maps)
-    guard let frozenLayout = specification.frozenLayout else {
-        throw Failure(.internalError, "strategy \(plan.strategy.rawValue) has no start")
-    }
-    func pick(_ layout: AdapterLayout) -> AdapterState {
-        var state = AdapterState(zeros: layout)
-        for (index, tensor) in layout.tensors.enumerated() {
-            guard let source = start.layout.index(map: tensor.map, role: tensor.role) else { continue }
-            state.values.replaceSubrange(layout.range(index), with: start.tensor(source))
-        }
-        return state
-    }
-    let blobs = [
-        encodedBlob(pick(specification.trainedLayout), kind: .state, rank: rank),
-        encodedBlob(pick(frozenLayout), kind: .frozen, rank: rank),
-    ]
+    let weights = specification.weights(ofStart: start, initial: plan.derivedWeights(specification))
+    var blobs = [encodedBlob(weights.trained, kind: .state, rank: rank)]
+    if let frozen = weights.frozen { blobs.append(encodedBlob(frozen, kind: .frozen, rank: rank)) }
     return RunStart(adapter: GlobalAdapter(round: 0, blobs: blobs.map(\.0)), blobs: blobs, derivedDigest: nil)
 }
 

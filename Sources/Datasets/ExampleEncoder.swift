@@ -14,6 +14,8 @@ public struct EncodedData: Sendable {
     public let examples: [Example]
     /// How many of the examples lost tokens at their end because they were longer than the sequence length.
     public let cutCount: Int
+    /// How many texts were divided into several examples.
+    public let dividedCount: Int
     /// How many records have no target within the sequence length, and are not among the examples.
     public let droppedCount: Int
 
@@ -25,15 +27,18 @@ public struct ExampleEncoder: Sendable {
     private let chat: ChatEncoder?
     private let endToken: Int32
     private let sequenceLength: Int
+    private let dividesTexts: Bool
     private let vocabularySize: Int
 
     /// - Parameters:
     ///   - template: for records with messages; nil if the model has none
     ///   - endToken: ends texts and completions
     ///   - sequenceLength: longer examples are cut on the right
+    ///   - dividesTexts: whether texts beyond that become several examples instead
     ///   - vocabularySize: of the model; a token beyond it is an error
     public init(
-        tokenizer: Tokenizer, template: ChatTemplate?, endToken: Int32, sequenceLength: Int, vocabularySize: Int
+        tokenizer: Tokenizer, template: ChatTemplate?, endToken: Int32, sequenceLength: Int, dividesTexts: Bool = false,
+        vocabularySize: Int
     ) throws(Failure) {
         guard sequenceLength >= 2 else {
             throw Failure(.usage, "the sequence length must be at least 2, not \(sequenceLength)")
@@ -41,6 +46,7 @@ public struct ExampleEncoder: Sendable {
         self.tokenizer = tokenizer
         self.endToken = endToken
         self.sequenceLength = sequenceLength
+        self.dividesTexts = dividesTexts
         self.vocabularySize = vocabularySize
         if let template { chat = try ChatEncoder(template: template, tokenizer: tokenizer) } else { chat = nil }
     }
@@ -48,7 +54,7 @@ public struct ExampleEncoder: Sendable {
     /// - Throws: a failure that names the file and the line of the record, also if no example is left.
     public func encode(_ records: [Record]) throws(Failure) -> EncodedData {
         var examples: [Example] = []
-        var (cutCount, droppedCount) = (0, 0)
+        var (cutCount, dividedCount, droppedCount) = (0, 0, 0)
         examples.reserveCapacity(records.count)
         for record in records {
             let whole = try encode(record)
@@ -59,6 +65,11 @@ public struct ExampleEncoder: Sendable {
                         + "does \(tokenizer.path) belong to this model?")
             }
             let isCut = whole.tokens.count > sequenceLength
+            if isCut, dividesTexts, case .text = record.content {
+                dividedCount += 1
+                examples.append(contentsOf: divided(whole))
+                continue
+            }
             let targets = Array(whole.targets.prefix(sequenceLength))
             guard targets.contains(true) else {
                 droppedCount += 1
@@ -76,7 +87,17 @@ public struct ExampleEncoder: Sendable {
                 "\(records.first?.path ?? "the data set"): none of its \(records.count) records has anything to learn within "
                     + "\(sequenceLength) tokens; raise --sequence-length or look at the data")
         }
-        return EncodedData(examples: examples, cutCount: cutCount, droppedCount: droppedCount)
+        return EncodedData(examples: examples, cutCount: cutCount, dividedCount: dividedCount, droppedCount: droppedCount)
+    }
+
+    /// A text in parts of the sequence length. Nothing stands before a part's first token, which is therefore no target; a last
+    /// part of one token has none and is left out.
+    private func divided(_ whole: Example) -> [Example] {
+        stride(from: 0, to: whole.tokens.count - 1, by: sequenceLength).map { start in
+            let tokens = Array(whole.tokens[start..<min(whole.tokens.count, start + sequenceLength)])
+            return Example(
+                tokens: tokens, targets: tokens.indices.map { $0 > 0 }, prompt: [], completion: nil, line: whole.line)
+        }
     }
 
     /// One record, not cut.

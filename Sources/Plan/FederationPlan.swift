@@ -32,12 +32,22 @@ public enum Weighting: String, Codable, Sendable, CaseIterable {
     case uniform
 }
 
-/// Where Fed-SB's B, A and first R come from.
+/// Where the factors that all clients begin with come from.
 public enum StartName: String, Codable, Sendable, CaseIterable {
+    /// `gradient` for Fed-SB, `zero` for all others.
+    case standard = "default"
+    /// A at random, B = 0.
+    case zero
+    /// B A is what quantization took from the base, as far as the rank goes (LoftQ with the base given): no data, but one client
+    /// needs the unquantized weights.
+    case loftq
     /// The SVD of -learning rate x sign(gradient) on the first client's data (LoRA-SB).
     case gradient
     /// The SVD of the base weights, R = 0 (LoRA-XS): no data.
     case xs
+
+    /// Those of LoRA-SB, the others being LoRA's.
+    public static let ofLoRASB: [StartName] = [.gradient, .xs]
 }
 
 public enum OptimizerName: String, Codable, Sendable, CaseIterable {
@@ -45,6 +55,14 @@ public enum OptimizerName: String, Codable, Sendable, CaseIterable {
     /// AdamW whose moments are kept in 8 bits between steps.
     case adamw8bit
     case sgd
+}
+
+/// What a batch is made of.
+public enum PackingName: String, Codable, Sendable, CaseIterable {
+    /// Examples.
+    case off
+    /// Bins of up to a sequence length of tokens, filled with whole examples and parts of long texts.
+    case bestFit = "best-fit"
 }
 
 public enum ScheduleName: String, Codable, Sendable, CaseIterable { case constant, linear, cosine }
@@ -103,13 +121,14 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var targetModules = ["all-linear"]
     /// FLoRA: the largest rank of the global correction.
     public var rankCap = 128
-    public var start: StartName = .gradient
+    public var start: StartName = .standard
 
     // Local training.
     public var localSteps = 10
     public var batchSize = 8
     public var gradientAccumulation = 1
     public var sequenceLength = 512
+    public var packing: PackingName = .off
     public var learningRate = 2e-4
     public var schedule: ScheduleName = .constant
     public var warmupSteps = 0
@@ -214,6 +233,18 @@ public struct FederationPlan: Codable, Equatable, Sendable {
 
     /// Examples that a step takes in all; under example-level privacy on average.
     public var stepSize: Int { batchSize * gradientAccumulation }
+
+    /// Where the run's first factors come from.
+    public var startName: StartName { start != .standard ? start : strategy == .fedSB ? .gradient : .zero }
+
+    /// Whether one client makes the start and uploads it.
+    public var isStartUploaded: Bool { startName != .zero }
+
+    /// Whether the start is computed without anybody's data.
+    public var isStartPublic: Bool { startName != .gradient }
+
+    /// Whether the start needs weights that the base, quantized as it is stored, does not hold.
+    public var needsUnquantizedModel: Bool { startName == .loftq && (quantize == .stored || quantize == .none) }
 
     /// The largest plan rank that a client can hold, or nil if all are above its limit. No limit: the largest.
     public func rank(maximum: Int?) -> Int? {

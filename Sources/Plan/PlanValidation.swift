@@ -19,10 +19,16 @@ extension FederationPlan {
                 .usage, "sequence-length is \(sequenceLength), but the model has \(positions) positions: use at most \(positions)"
             )
         }
-        guard quantize == .stored || quantize == .none || !maps.contains(where: { checkpoint.isBitsAndBytes4Bit($0.name) }) else {
+        guard quantize == .stored || quantize == .none || !maps.contains(where: { checkpoint.isQuantized($0.name) }) else {
             throw Failure(
                 .usage,
                 "quantize is \(quantize.rawValue), but \(checkpoint.path) is quantized already: only stored and none are possible"
+            )
+        }
+        guard !needsUnquantizedModel || maps.contains(where: { checkpoint.isQuantized($0.name) }) else {
+            throw Failure(
+                .usage,
+                "start loftq makes up for what quantization lost, but \(checkpoint.path) is not quantized and quantize is \(quantize.rawValue): add --quantize nf4, or leave --start out"
             )
         }
     }
@@ -82,6 +88,21 @@ extension FederationPlan {
         try require(
             strategy != .fedSB || initialAdapterDigest == nil,
             "fed-sb cannot start from an adapter: its frozen factors come from its own start (gradient or xs)")
+        let starts: [StartName] =
+            switch strategy {
+            case .fedSB: StartName.ofLoRASB
+            case .fedit, .ffaLoRA: [.zero, .loftq]
+            case .flora: [.zero]
+            }
+        try require(
+            starts.contains(startName),
+            strategy == .flora && startName == .loftq
+                ? "start loftq is not possible with flora, whose clients begin each round with new factors: use fedit or ffa-lora"
+                : "start \(start.rawValue) means nothing to \(strategy.rawValue): possible are \(starts.map(\.rawValue).joined(separator: ", "))"
+        )
+        try require(
+            startName != .loftq || initialAdapterDigest == nil,
+            "start loftq and an adapter to start from exclude one another: leave --start or --init-adapter out")
         for rank in ranks { _ = try specification(rank: rank, maps: maps) }
         try validateCompression()
         try validatePrivacy()
@@ -146,7 +167,7 @@ extension FederationPlan {
             delta > 0 && delta < 1, "delta is \(delta): it is between 0 and 1, and well below 1 over the number protected")
         try require(clip.isFinite && clip > 0, "clip is \(clip): it is a positive number")
         try require(
-            strategy != .fedSB || start == .xs,
+            isStartPublic,
             "fed-sb's start from a gradient is computed on one client's data, which the budget of dp \(privacy.rawValue) does not cover: use --start xs, which needs no data"
         )
         switch privacy {
@@ -160,6 +181,9 @@ extension FederationPlan {
                 weighting == .uniform || publicCounts,
                 "weighting samples would tell each client's number of examples: use --weighting uniform, or declare them with --public-counts"
             )
+            try require(
+                packing == .off,
+                "packing is \(packing.rawValue): under dp example a step draws examples, each of which is one record; use off")
             for (name, isSet) in [
                 ("client-sampling-rate", clientSamplingRate != 1), ("clip-quantile", clipQuantile != nil),
                 ("clip-learning-rate", clipLearningRate != standard.clipLearningRate),

@@ -159,6 +159,7 @@ extension Weighting: ConfigurationValue {}
 extension StartName: ConfigurationValue {}
 extension ScheduleName: ConfigurationValue {}
 extension OptimizerName: ConfigurationValue {}
+extension PackingName: ConfigurationValue {}
 extension QuantizationName: ConfigurationValue {}
 extension PrivacyName: ConfigurationValue {}
 extension ComputeName: ConfigurationValue {}

@@ -36,7 +36,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var targetModules: [String]?
     @Option(help: "flora: the largest rank of the global correction.")
     public var rankCap: Int?
-    @Option(help: "fed-sb: where its frozen factors come from.")
+    @Option(help: "Where the first factors come from: zero or loftq, with fed-sb gradient or xs.")
     public var start: StartName?
     @Option(help: ArgumentHelp("A PEFT adapter to start from instead of a fresh one.", valueName: "folder"))
     public var initAdapter: String?
@@ -50,6 +50,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var gradientAccumulation: Int?
     @Option(help: "Longer examples are cut, in tokens.")
     public var sequenceLength: Int?
+    @Option(help: "best-fit: batches of bins of up to a sequence length of tokens; long texts are divided.")
+    public var packing: PackingName?
     @Option(help: "The peak learning rate.")
     public var learningRate: Double?
     @Option(help: "Of the learning rate, over all rounds.")
@@ -135,6 +137,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("batch_size", \.batchSize, plan: \.batchSize),
         .init("gradient_accumulation", \.gradientAccumulation, plan: \.gradientAccumulation),
         .init("sequence_length", \.sequenceLength, plan: \.sequenceLength),
+        .init("packing", \.packing, plan: \.packing),
         .init("learning_rate", \.learningRate, plan: \.learningRate),
         .init("schedule", \.schedule, plan: \.schedule),
         .init("warmup_steps", \.warmupSteps, plan: \.warmupSteps),
@@ -195,7 +198,6 @@ public struct PlanOptions: ParsableArguments, Sendable {
         }
         let standard = FederationPlan()
         try refuse("rank-cap", rankCap, standard.rankCap, of: .flora)
-        try refuse("start", start, standard.start, of: .fedSB)
     }
 }
 
@@ -224,6 +226,7 @@ extension Weighting: ExpressibleByArgument {}
 extension StartName: ExpressibleByArgument {}
 extension ScheduleName: ExpressibleByArgument {}
 extension OptimizerName: ExpressibleByArgument {}
+extension PackingName: ExpressibleByArgument {}
 extension QuantizationName: ExpressibleByArgument {}
 extension PrivacyName: ExpressibleByArgument {}
 extension ComputeName: ExpressibleByArgument {}

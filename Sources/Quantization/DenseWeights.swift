@@ -20,7 +20,7 @@ extension WeightFormat {
         _ map: LinearMap, _ checkpoint: CheckpointFolder, _ type: TensorType
     ) throws(Failure) -> (any PackedWeights)? {
         let tensor = try checkpoint.tensor(map.name + ".weight")
-        guard tensor.dtype == type, !checkpoint.isBitsAndBytes4Bit(map.name) else { return nil }
+        guard tensor.dtype == type, !checkpoint.isQuantized(map.name) else { return nil }
         return try StoredWeights(tensor, rows: map.outputs, columns: map.inputs)
     }
 }

@@ -81,6 +81,13 @@ extension FourBitFormat {
         }
     }
 
+    /// Codes and scales of a matrix.
+    public static func encode(
+        _ source: WeightSource, blockSize: Int = defaultBlockSize, nested: Bool = true
+    ) throws(Failure) -> FourBitCodes {
+        try encode(name: source.name, count: source.count, blockSize: blockSize, nested: nested, read: source.read)
+    }
+
     /// Codes and scales of a stored tensor (F32, F16 or BF16); its mapped pages are given back as they are done.
     public static func encode(
         _ tensor: StoredTensor, blockSize: Int = defaultBlockSize, nested: Bool = true
@@ -99,7 +106,7 @@ extension FourBitFormat {
             // A scale in 8 bits errs by half a step of the map's first decade, 0.9 / 64, times the largest distance from
             // the mean.
             errorBound: .init(ofBlock: largestCodeError, ofMatrix: 0.9 / 128),
-            encode: { (tensor, _, _) throws(Failure) in try encode(tensor) },
+            encode: { (source) throws(Failure) in try encode(source) },
             open: { (map, checkpoint) throws(Failure) in
                 guard checkpoint.isBitsAndBytes4Bit(map.name),
                     checkpoint.hasTensor(map.name + ".weight.quant_state.bitsandbytes__" + name)

@@ -12,7 +12,12 @@ extension WeightFormat {
     public static let int8 = WeightFormat(
         name: "int8", bitsPerWeight: 8 + 32.0 / Double(Int8Codes.run), blockSize: Int8Codes.run,
         errorBound: .init(ofBlock: 0.5 / 127),
-        encode: { (tensor, rows, columns) throws(Failure) in try Int8Codes(tensor, rows: rows, columns: columns) })
+        encode: { (source) throws(Failure) in
+            let columns = source.columns
+            return try Int8Codes(name: source.name, rows: source.rows, columns: columns) { rows, target in
+                source.read(rows.lowerBound * columns..<rows.upperBound * columns, target)
+            }
+        })
 }
 
 public struct Int8Codes: Sendable {
@@ -71,14 +76,6 @@ public struct Int8Codes: Sendable {
             return try Int8Codes(name: "the matrix", rows: rows, columns: columns) { range, target in
                 target.update(from: source.baseAddress! + range.lowerBound * columns, count: range.count * columns)
             }
-        }
-    }
-
-    /// Codes of a stored matrix; its mapped pages are given back as they are done.
-    public init(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
-        let source = try StoredWeights(tensor, rows: rows, columns: columns)
-        self = try Int8Codes(name: "tensor \(tensor.name)", rows: rows, columns: columns) { range, target in
-            source.read(range.lowerBound * columns..<range.upperBound * columns, into: target)
         }
     }
 }

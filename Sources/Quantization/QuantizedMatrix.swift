@@ -91,6 +91,31 @@ public final class QuantizedMatrix: Sendable {
         }
     }
 
+    /// The Frobenius norms of the weights, and of the weights less this matrix, over all threads; summed in double.
+    public func error(from source: WeightSource) -> (norm: Double, error: Double) {
+        precondition(source.rows == rows && source.columns == columns)
+        let part = max(1, (1 << 16) / columns)
+        let count = (rows + part - 1) / part
+        var sums = [Double](repeating: 0, count: 2 * count)
+        sums.withUnsafeMutableBufferPointer { sums in
+            nonisolated(unsafe) let sums = sums
+            Parallel.forEach(count: count) { index in
+                let range = Parallel.range(index, of: rows, size: part)
+                let values = Scratch.first.floats(range.count * columns)
+                let own = Scratch.second.floats(range.count * columns)
+                source.read(range.lowerBound * columns..<range.upperBound * columns, values)
+                decode(rows: range, columns: 0..<columns, into: own, stride: columns)
+                for place in 0..<range.count * columns {
+                    let (value, rest) = (Double(values[place]), Double(values[place]) - Double(own[place]))
+                    sums[2 * index] += value * value
+                    sums[2 * index + 1] += rest * rest
+                }
+            }
+        }
+        func root(_ first: Int) -> Double { stride(from: first, to: 2 * count, by: 2).reduce(0) { $0 + sums[$1] }.squareRoot() }
+        return (root(0), root(1))
+    }
+
     /// The weight of a linear map in the form that is asked for. Where it is encoded or decoded, the mapped pages from which
     /// it is made are given back.
     ///
@@ -102,13 +127,13 @@ public final class QuantizedMatrix: Sendable {
         let tensor = try checkpoint.tensor(map.name + ".weight")
         let (rows, columns) = (map.outputs, map.inputs)
         if let format = form.format {
-            guard !checkpoint.isBitsAndBytes4Bit(map.name), !tensor.dtype.isBlocks else {
+            guard !checkpoint.isQuantized(map.name) else {
                 throw Failure(
                     .usage,
                     "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32"
                 )
             }
-            return try format.encoded(tensor, rows: rows, columns: columns)
+            return try format.encoded(try WeightSource(tensor, rows: rows, columns: columns))
         }
         let stored = QuantizedMatrix(rows: rows, columns: columns, try open(map, checkpoint, tensor))
         guard form == .none, stored.weights.floats == nil else { return stored }

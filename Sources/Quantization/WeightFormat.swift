@@ -1,6 +1,7 @@
 /// The formats of a linear map's weights, one row of a table for each, and what `--quantize` can ask for.
 
 import Checkpoints
+import LinearAlgebra
 import Primitives
 
 /// A new format is a file with its `PackedWeights` and its row, a line in `all`, and its golden codes in a test.
@@ -20,20 +21,20 @@ public struct WeightFormat: Sendable {
 
     /// As `--quantize` and reports spell it: `nf4`.
     public let name: String
-    /// Scales included, of a matrix of whole blocks.
+    /// Scales included, of a matrix of whole blocks; a row's one scale left out.
     public let bitsPerWeight: Double
-    /// Weights that share a scale; 1 where there is none.
+    /// Weights that share a scale; 1 where there is none, 0 where a whole row shares one.
     public let blockSize: Int
     /// Of what `encode` writes; nil where we only read.
     public let errorBound: ErrorBound?
-    /// A stored F32, F16 or BF16 matrix of `rows` x `columns` in this format; nil where we only read. Gives mapped pages back.
-    let encode: (@Sendable (StoredTensor, _ rows: Int, _ columns: Int) throws(Failure) -> any PackedWeights)?
+    /// Nil where we only read.
+    let encode: (@Sendable (WeightSource) throws(Failure) -> any PackedWeights)?
     /// The map's weight where it lies in the checkpoint; nil if it is stored in another format.
     let open: @Sendable (LinearMap, CheckpointFolder) throws(Failure) -> (any PackedWeights)?
 
     init(
         name: String, bitsPerWeight: Double, blockSize: Int, errorBound: ErrorBound? = nil,
-        encode: (@Sendable (StoredTensor, _ rows: Int, _ columns: Int) throws(Failure) -> any PackedWeights)? = nil,
+        encode: (@Sendable (WeightSource) throws(Failure) -> any PackedWeights)? = nil,
         open: @escaping @Sendable (LinearMap, CheckpointFolder) throws(Failure) -> (any PackedWeights)? = {
             (_, _) throws(Failure) in nil
         }
@@ -47,18 +48,61 @@ public struct WeightFormat: Sendable {
     }
 
     /// Every format.
-    public static let all: [WeightFormat] = [.f32, .f16, .bf16, .int8, .nf4, .fp4, .q8_0, .q4_0, .q4K, .q6K]
+    public static let all: [WeightFormat] = [
+        .f32, .f16, .bf16, .int8, .nf4, .fp4, .llmInt8, .q8_0, .q4_0, .q4K, .q6K,
+    ]
 
     public static func named(_ name: String) -> WeightFormat? { all.first { $0.name == name } }
 
     /// Whether `--quantize` can ask for it.
     public var isEncodable: Bool { encode != nil }
 
-    /// A stored F32, F16 or BF16 matrix in this format.
+    /// A matrix in this format.
     /// - Throws: `Failure` if we only read this format, or if a weight is not finite
-    public func encoded(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) -> QuantizedMatrix {
+    public func encoded(_ source: WeightSource) throws(Failure) -> QuantizedMatrix {
         guard let encode else { throw Failure(.usage, "\(name) is read, but not written") }
-        return QuantizedMatrix(rows: rows, columns: columns, try encode(tensor, rows, columns))
+        return QuantizedMatrix(rows: source.rows, columns: source.columns, try encode(source))
+    }
+}
+
+/// The matrix that an encoder reads, `[rows, columns]`.
+public struct WeightSource: Sendable {
+    /// For errors.
+    public let name: String
+    public let rows: Int
+    public let columns: Int
+    /// Writes the values of a range of the flattened matrix; may be called from several threads.
+    let read: @Sendable (Range<Int>, UnsafeMutablePointer<Float>) -> Void
+
+    var count: Int { rows * columns }
+
+    /// A stored tensor, whose mapped pages are given back as they are read.
+    /// - Throws: `Failure` if it is not `[rows, columns]` of F32, F16 or BF16
+    public init(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
+        let stored = try StoredWeights(tensor, rows: rows, columns: columns)
+        (name, self.rows, self.columns) = ("tensor \(tensor.name)", rows, columns)
+        read = { stored.read($0, into: $1) }
+    }
+
+    public init(_ values: [Float], name: String = "the matrix", rows: Int, columns: Int) {
+        precondition(values.count == rows * columns)
+        (self.name, self.rows, self.columns) = (name, rows, columns)
+        read = { range, target in
+            values.withUnsafeBufferPointer { target.update(from: $0.baseAddress! + range.lowerBound, count: range.count) }
+        }
+    }
+
+    /// All values, row-major.
+    public func floats() -> [Float] {
+        [Float](unsafeUninitializedCapacity: count) { target, initialized in
+            nonisolated(unsafe) let base = target.baseAddress!
+            let part = 1 << 18
+            Parallel.forEach(count: (count + part - 1) / part) { index in
+                let range = Parallel.range(index, of: count, size: part)
+                read(range, base + range.lowerBound)
+            }
+            initialized = count
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-/// Which examples each step takes: fresh permutations, one after another.
+/// Which examples, or bins of them, each step takes: fresh permutations, one after another.
 
 import Primitives
 

@@ -35,8 +35,10 @@ public enum LoRASBStart {
         public let isRandomised: Bool
     }
 
+    /// - Parameter exactLimit: the largest smaller side of a matrix that is decomposed exactly
     public static func factors(
-        of matrix: [Float], outputs: Int, inputs: Int, rank: Int, generator: inout SeededGenerator
+        of matrix: [Float], outputs: Int, inputs: Int, rank: Int, exactLimit: Int = exactLimit,
+        generator: inout SeededGenerator
     ) throws(Failure) -> Factors {
         guard min(outputs, inputs) > exactLimit else {
             // In double: singular values of a sign matrix lie close together, and single precision mixes their vectors.
@@ -168,19 +170,6 @@ public enum LoRASBStart {
     public static func examples(_ all: [Example], stepSize: Int, generator: SeededGenerator) -> [Example] {
         var generator = generator
         return generator.permutation(all.count).prefix(max(64, stepSize)).map { all[$0] }
-    }
-
-    /// B, A and R of a start as the weights of a client.
-    public static func weights(_ start: AdapterState, specification: AdapterSpecification) -> AdapterWeights {
-        precondition(start.layout == specification.startLayout, "the start belongs to another specification")
-        var trained: [Float] = []
-        var frozen: [Float] = []
-        for (index, tensor) in start.layout.tensors.enumerated() {
-            if tensor.role == .core { trained += start.tensor(index) } else { frozen += start.tensor(index) }
-        }
-        return AdapterWeights(
-            trained: AdapterState(layout: specification.trainedLayout, values: trained),
-            frozen: specification.frozenLayout.map { AdapterState(layout: $0, values: frozen) })
     }
 
     /// Maps that are decomposed at the same time, on as many threads as there are.

@@ -66,7 +66,8 @@ public enum LocalTrainer {
     ///
     /// The loss of a step is the mean over all its target tokens, gradient accumulation included. In private training each
     /// step draws its own examples, the gradient is the noised sum of clipped ones over the expected batch size,
-    /// `settings.gradientClip` is not applied, and `settings.batchSize` only bounds how many examples the model reads at once.
+    /// `settings.gradientClip` is not applied, `settings.batchSize` only bounds how many examples the model reads at once, and
+    /// nothing is packed.
     /// - Parameters:
     ///   - stepRange: indices in the schedule: round x local steps onwards
     ///   - totalSteps: of the schedule, over all rounds
@@ -85,7 +86,8 @@ public enum LocalTrainer {
         let count = layout.parameterCount
         var optimizer = Optimizer(
             settings.optimizer, tensorCounts: layout.tensors.map(\.count), weightDecay: settings.weightDecay)
-        var order = BatchOrder(count: examples.count, generator: generator)
+        let bins = settings.packing(examples)?.bins
+        var order = BatchOrder(count: bins?.count ?? examples.count, generator: generator)
         let clipped = privacy.map { ClippedSum(clip: $0.clip, parameterCount: count, batchSize: settings.batchSize) }
         var gradient = [Float](repeating: 0, count: count)
         var losses: [Double] = []
@@ -101,7 +103,8 @@ public enum LocalTrainer {
                 size = norm(gradient)
             } else {
                 let batches = (0..<settings.gradientAccumulation).map { _ in
-                    TokenBatch(order.next(settings.batchSize).map { examples[$0] })
+                    let drawn = order.next(settings.batchSize)
+                    return TokenBatch((bins.map { bins in drawn.flatMap { bins[$0] } } ?? drawn).map { examples[$0] })
                 }
                 result = try ordinaryStep(step, batches, model: model, gradient: &gradient)
                 size = clip(&gradient, limit: settings.gradientClip)

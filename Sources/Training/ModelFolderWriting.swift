@@ -1,4 +1,4 @@
-/// New model folders from old ones: an adapter merged into its base, a base in 4 bits; one part of a tensor at a time.
+/// New model folders from old ones: an adapter merged into its base; one part of a tensor at a time.
 
 import Adapters
 import Checkpoints
@@ -18,7 +18,7 @@ public enum ModelFolderWriting {
     /// Writes base + adapter as a dense checkpoint.
     ///
     /// A map's weight becomes W + s B A, computed in float32 and rounded once to the type in which the base stores it;
-    /// a base in 4 bits is decoded to the type it had before, GGML's blocks to float16. A classifier's head takes the place of
+    /// a quantized base is decoded to the type it had before, GGML's blocks to float16. A classifier's head takes the place of
     /// the base's. Everything else is copied.
     /// - Parameters:
     ///   - output: a folder that does not exist yet, or is empty
@@ -50,72 +50,23 @@ public enum ModelFolderWriting {
             }
         }
         declarations += head.declarations
-        try write(checkpoint, output, configuration, declarations, progress) { (writer, report) throws(Failure) in
-            for declaration in declarations {
-                let name = declaration.name
-                if let values = head.values(name) {
-                    try writer.append(name, floats: values)
-                } else if name.hasSuffix(".weight"), let map = byMap[String(name.dropLast(".weight".count))],
-                    entries[map.name] != nil || checkpoint.isBitsAndBytes4Bit(map.name)
-                {
-                    let weight = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored)
-                    try mergeMatrix(weight, entries[map.name], declaration, writer)
-                } else if try checkpoint.tensor(name).dtype.isBlocks {
-                    let (rows, columns) = (declaration.shape[0], declaration.shape[1])
-                    let weight = try QuantizedMatrix(stored: try checkpoint.tensor(name), rows: rows, columns: columns)
-                    try mergeMatrix(weight, nil, declaration, writer)
-                } else {
-                    try copy(try checkpoint.tensor(name), writer)
-                }
-                try report(declaration)
-            }
-        }
-    }
-
-    /// Writes the checkpoint with the linear maps of its blocks in bitsandbytes' NF4.
-    ///
-    /// - Parameters:
-    ///   - nested: whether the scales are quantized too, as bitsandbytes' double quantization
-    ///   - output: a folder that does not exist yet, or is empty
-    public static func quantize(
-        checkpoint: CheckpointFolder, output: String, nested: Bool = true,
-        progress: @escaping (WritingProgress) -> Bool = { _ in true }
-    ) throws(Failure) {
-        guard checkpoint.configuration.quantization == nil else {
-            throw Failure(.usage, "\(checkpoint.path) is quantized already: give the folder of the unquantized model")
-        }
-        let maps = Dictionary(uniqueKeysWithValues: checkpoint.configuration.linearMaps.map { ($0.name + ".weight", $0) })
-        var declarations: [TensorDeclaration] = []
-        var computeType = TensorType.f32
-        for name in checkpoint.tensorNames {
-            let tensor = try checkpoint.tensor(name)
-            guard !tensor.dtype.isBlocks else {
-                throw Failure(.usage, "\(checkpoint.path) is quantized already: give a model that is not")
-            }
-            if maps[name] != nil {
-                computeType = tensor.dtype
-                declarations += FourBitCodes.declarations(name: name, shape: tensor.shape, dtype: tensor.dtype, nested: nested)
+        try write(checkpoint, output, configuration, declarations.map { [$0] }, progress: progress) {
+            (index, writer) throws(Failure) in
+            let declaration = declarations[index]
+            let name = declaration.name
+            if let values = head.values(name) {
+                try writer.append(name, floats: values)
+            } else if name.hasSuffix(".weight"), let map = byMap[String(name.dropLast(".weight".count))],
+                entries[map.name] != nil || checkpoint.isQuantized(map.name)
+            {
+                let weight = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored)
+                try mergeMatrix(weight, entries[map.name], declaration, writer)
+            } else if try checkpoint.tensor(name).dtype.isBlocks {
+                let (rows, columns) = (declaration.shape[0], declaration.shape[1])
+                let weight = try QuantizedMatrix(stored: try checkpoint.tensor(name), rows: rows, columns: columns)
+                try mergeMatrix(weight, nil, declaration, writer)
             } else {
-                declarations.append(TensorDeclaration(name: name, dtype: tensor.dtype, shape: tensor.shape))
-            }
-        }
-        var configuration = try configurationFile(checkpoint)
-        configuration.set(
-            "quantization_config",
-            FourBitCodes.quantizationConfiguration(computeType: computeType, nested: nested, skippedModules: []))
-        try write(checkpoint, output, configuration, declarations, progress) { (writer, report) throws(Failure) in
-            for name in checkpoint.tensorNames {
-                let tensor = try checkpoint.tensor(name)
-                guard maps[name] != nil else {
-                    try copy(tensor, writer)
-                    try report(TensorDeclaration(name: name, dtype: tensor.dtype, shape: tensor.shape))
-                    continue
-                }
-                let codes = try NF4.encode(tensor, nested: nested)
-                for part in codes.serialized(name: name, shape: tensor.shape, dtype: tensor.dtype) {
-                    try writer.append(part.declaration.name, bytes: part.bytes)
-                    try report(part.declaration)
-                }
+                try copy(try checkpoint.tensor(name), writer)
             }
         }
     }
@@ -124,44 +75,78 @@ public enum ModelFolderWriting {
     private static func isCompanion(_ name: String) -> Bool {
         guard name != "config.json", !name.hasSuffix(".index.json") else { return false }
         return [".json", ".txt", ".model", ".jinja", ".tiktoken"].contains { name.hasSuffix($0) } || name.hasPrefix("LICENSE")
-            || name.hasPrefix("NOTICE")
+            || name.hasPrefix("NOTICE") || name == "README.md"
     }
 
-    /// The folder with its small files, around the writing of `model.safetensors`.
-    private static func write(
-        _ checkpoint: CheckpointFolder, _ output: String, _ configuration: JSONValue, _ declarations: [TensorDeclaration],
-        _ progress: @escaping (WritingProgress) -> Bool,
-        _ body: (SafetensorsWriter, _ report: (TensorDeclaration) throws(Failure) -> Void) throws(Failure) -> Void
+    /// A file of weights holds no more, unless one tensor needs it; as Hugging Face's tools cut them.
+    static let shardBytes = 5_000_000_000
+
+    /// The folder with its small files, around the writing of its weights.
+    ///
+    /// - Parameters:
+    ///   - groups: tensors that stay in one file, in the order in which they are written
+    ///   - body: writes the tensors of a group
+    static func write(
+        _ checkpoint: CheckpointFolder, _ output: String, _ configuration: JSONValue, _ groups: [[TensorDeclaration]],
+        shardBytes: Int = shardBytes, progress: (WritingProgress) -> Bool,
+        _ body: (_ group: Int, SafetensorsWriter) throws(Failure) -> Void
     ) throws(Failure) {
-        let total = declarations.reduce(0) { $0 + $1.byteCount }
+        let sizes = groups.map { $0.reduce(0) { $0 + $1.byteCount } }
+        let total = sizes.reduce(0, +)
+        var shards: [Range<Int>] = []
+        var (first, bytes) = (0, 0)
+        for (index, size) in sizes.enumerated() {
+            if bytes > 0, bytes + size > shardBytes {
+                shards.append(first..<index)
+                (first, bytes) = (index, 0)
+            }
+            bytes += size
+        }
+        shards.append(first..<groups.count)
+        func digits(_ number: Int) -> String { String(String(100_000 + number).dropFirst()) }
+        let files = shards.indices.map { index in
+            shards.count == 1 ? "model.safetensors" : "model-\(digits(index + 1))-of-\(digits(shards.count)).safetensors"
+        }
         try writeFolder(output, replacing: { _ in false }) { (folder) throws(Failure) in
             for name in try checkpoint.companionNames() where isCompanion(name) {
                 if let bytes = try checkpoint.companion(name) { try writeFile(folder + "/" + name, bytes) }
             }
             try writeFile(folder + "/config.json", Array((configuration.pretty + "\n").utf8))
-            let writer = try SafetensorsWriter(
-                path: folder + "/model.safetensors", tensors: declarations, metadata: ["format": "pt"])
-            var (done, bytes) = (0, 0)
-            try body(writer) { (declaration) throws(Failure) in
-                done += 1
-                bytes += declaration.byteCount
-                let goesOn = progress(
-                    WritingProgress(tensorsDone: done, tensorCount: declarations.count, bytesDone: bytes, byteCount: total))
-                guard goesOn else { throw Failure(.interrupted, "writing \(output) was stopped; nothing was kept") }
+            var done = 0
+            for (file, shard) in zip(files, shards) {
+                let writer = try SafetensorsWriter(
+                    path: folder + "/" + file, tensors: groups[shard].flatMap { $0 }, metadata: ["format": "pt"])
+                for group in shard {
+                    try body(group, writer)
+                    done += sizes[group]
+                    let goesOn = progress(
+                        WritingProgress(tensorsDone: group + 1, tensorCount: groups.count, bytesDone: done, byteCount: total))
+                    guard goesOn else { throw Failure(.interrupted, "writing \(output) was stopped; nothing was kept") }
+                }
+                try writer.finish()
             }
-            try writer.finish()
+            guard shards.count > 1 else { return }
+            var places: [JSONValue.Member] = []
+            for (file, shard) in zip(files, shards) {
+                for tensor in groups[shard].joined() { places.append(.init(tensor.name, .string(file))) }
+            }
+            places.sort { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
+            let index = JSONValue.object([
+                .init("metadata", .object([.init("total_size", .integer(total))])), .init("weight_map", .object(places)),
+            ])
+            try writeFile(folder + "/model.safetensors.index.json", Array((index.pretty + "\n").utf8))
         }
     }
 
     /// A stored tensor as it is, in parts; its pages are given back as they are done.
-    private static func copy(_ tensor: StoredTensor, _ writer: SafetensorsWriter) throws(Failure) {
+    static func copy(_ tensor: StoredTensor, _ writer: SafetensorsWriter) throws(Failure) {
         try tensor.forEachPart { (part) throws(Failure) in
             try writer.append(tensor.name, UnsafeRawBufferPointer(rebasing: tensor.file.bytes[part]))
             if tensor.interleavedHeadSize == nil { tensor.file.release(part) }
         }
     }
 
-    private static func configurationFile(_ checkpoint: CheckpointFolder) throws(Failure) -> JSONValue {
+    static func configurationFile(_ checkpoint: CheckpointFolder) throws(Failure) -> JSONValue {
         guard let bytes = try checkpoint.companion("config.json"), let value = try? JSONValue(parsing: bytes) else {
             throw Failure(.missingInput, "\(checkpoint.path) holds no config.json")
         }
@@ -170,13 +155,15 @@ public enum ModelFolderWriting {
 
     /// The linear map to whose packed form a stored tensor belongs.
     private static func packedMap(_ name: String, _ checkpoint: CheckpointFolder, _ maps: [String: LinearMap]) -> LinearMap? {
-        guard let end = name.prefix(before: ".weight") else { return nil }
+        guard let end = name.prefix(before: ".weight") ?? name.prefix(before: ".SCB") else { return nil }
         let map = String(end)
-        return checkpoint.isBitsAndBytes4Bit(map) ? maps[map] : nil
+        return checkpoint.isQuantized(map) ? maps[map] : nil
     }
 
     /// The type that a packed weight had before it was quantized.
     private static func typeBefore(_ map: LinearMap, _ checkpoint: CheckpointFolder) throws(Failure) -> TensorType {
+        // LLM.int8 and GGML's blocks do not say: their scales are halves, or go through them.
+        guard checkpoint.isBitsAndBytes4Bit(map.name) else { return .f16 }
         let prefix = map.name + ".weight.quant_state.bitsandbytes__"
         let state = try checkpoint.tensor(checkpoint.hasTensor(prefix + "nf4") ? prefix + "nf4" : prefix + "fp4")
         let json = try? JSONValue(parsing: Array(state.bytes))

@@ -40,18 +40,21 @@ public struct ModelText: Sendable {
     public func template() throws(Failure) -> ChatTemplate? { try configuration.template(named: templateName) }
 
     /// Reads and tokenizes a data file.
-    public func examples(path: String, sequenceLength: Int) throws(Failure) -> EncodedData {
-        try examples(try DataFile.read(path), sequenceLength: sequenceLength)
+    public func examples(path: String, sequenceLength: Int, dividesTexts: Bool = false) throws(Failure) -> EncodedData {
+        try examples(try DataFile.read(path), sequenceLength: sequenceLength, dividesTexts: dividesTexts)
     }
 
-    public func examples(_ records: [Record], sequenceLength: Int) throws(Failure) -> EncodedData {
+    /// - Parameter dividesTexts: whether texts beyond the sequence length become several examples instead of being cut
+    public func examples(
+        _ records: [Record], sequenceLength: Int, dividesTexts: Bool = false
+    ) throws(Failure) -> EncodedData {
         var needsTemplate = false
         for record in records {
             if case .messages = record.content { needsTemplate = true }
         }
         let encoder = try ExampleEncoder(
             tokenizer: tokenizer, template: needsTemplate ? try template() : nil, endToken: endToken,
-            sequenceLength: sequenceLength, vocabularySize: vocabularySize)
+            sequenceLength: sequenceLength, dividesTexts: dividesTexts, vocabularySize: vocabularySize)
         return try encoder.encode(records)
     }
 

@@ -1,10 +1,14 @@
 /// How a client trains: the part of a plan that the training loop reads.
 
+import Datasets
 import Plan
 import Primitives
 
 public struct TrainingSettings: Sendable, Equatable {
+    /// Examples, or bins where they are packed.
     public var batchSize = 8
+    /// Tokens of a bin of packed examples, each of which has as many at most; nil where a batch is made of examples.
+    public var binLength: Int?
     /// Batches whose gradients are summed in one step.
     public var gradientAccumulation = 1
     public var learningRate = 2e-4
@@ -19,6 +23,7 @@ public struct TrainingSettings: Sendable, Equatable {
 
     public init(_ plan: FederationPlan) {
         batchSize = plan.batchSize
+        binLength = plan.packing == .bestFit ? plan.sequenceLength : nil
         gradientAccumulation = plan.gradientAccumulation
         learningRate = plan.learningRate
         schedule = plan.schedule
@@ -49,6 +54,11 @@ public struct TrainingSettings: Sendable, Equatable {
         try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
         try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
         try require(warmupSteps >= 0 && warmupSteps < steps, "warmup-steps is \(warmupSteps): it is between 0 and \(steps - 1)")
+    }
+
+    /// The bins of packed examples; nil where a batch is made of examples.
+    public func packing(_ examples: [Example]) -> BestFitPacking? {
+        binLength.map { BestFitPacking(lengths: examples.map(\.tokens.count), capacity: $0) }
     }
 
     public func schedule(totalSteps: Int) -> Schedule {

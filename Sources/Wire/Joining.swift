@@ -40,6 +40,8 @@ public struct Hello: Equatable, Sendable {
     /// private.
     public var exampleCount: UInt64?
     public var hasEvaluationData: Bool
+    /// Whether the client holds the unquantized weights that a start may need.
+    public var hasUnquantizedModel: Bool
     /// Drawn anew by every process, so that logs can tell a restart from a repeated hello.
     public var sessionNonce: UInt64
     /// Of the client's arithmetic, such as "avx512-bf16": results agree bit for bit within one path only.
@@ -47,7 +49,8 @@ public struct Hello: Equatable, Sendable {
 
     public init(
         softwareVersion: String, name: String, secret: [UInt8], baseDigest: Digest, tokenizerDigest: Digest,
-        maximumRank: UInt32?, exampleCount: UInt64?, hasEvaluationData: Bool, sessionNonce: UInt64, kernelPath: String
+        maximumRank: UInt32?, exampleCount: UInt64?, hasEvaluationData: Bool,
+        hasUnquantizedModel: Bool = false, sessionNonce: UInt64, kernelPath: String
     ) {
         self.softwareVersion = softwareVersion
         self.name = name
@@ -57,6 +60,7 @@ public struct Hello: Equatable, Sendable {
         self.maximumRank = maximumRank
         self.exampleCount = exampleCount
         self.hasEvaluationData = hasEvaluationData
+        self.hasUnquantizedModel = hasUnquantizedModel
         self.sessionNonce = sessionNonce
         self.kernelPath = kernelPath
     }
@@ -158,7 +162,7 @@ extension Hello: WireFields {
         writer.write(tokenizerDigest)
         writer.write(maximumRank) { $0.write($1) }
         writer.write(exampleCount) { $0.write($1) }
-        writer.write(hasEvaluationData)
+        writer.write(UInt8((hasEvaluationData ? 1 : 0) | (hasUnquantizedModel ? 2 : 0)))
         writer.write(sessionNonce)
         writer.write(kernelPath)
     }
@@ -172,7 +176,10 @@ extension Hello: WireFields {
         tokenizerDigest = try reader.digest("tokenizerDigest")
         maximumRank = try reader.optional("maximumRank") { reader throws(WireError) in try reader.integer("maximumRank") }
         exampleCount = try reader.optional("exampleCount") { reader throws(WireError) in try reader.integer("exampleCount") }
-        hasEvaluationData = try reader.bool("hasEvaluationData")
+        let abilities: UInt8 = try reader.integer("abilities")
+        guard abilities <= 3 else { throw .malformed(field: "abilities", problem: "it is \(abilities), and the most is 3") }
+        hasEvaluationData = abilities & 1 != 0
+        hasUnquantizedModel = abilities & 2 != 0
         sessionNonce = try reader.integer("sessionNonce")
         kernelPath = try reader.string("kernelPath", limit: WireLimits.wordBytes)
     }

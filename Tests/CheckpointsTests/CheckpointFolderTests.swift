@@ -73,7 +73,7 @@ import Testing
         ("rope_parameters", "{\"rope_theta\":1.0,\"partial_rotary_factor\":0.5}", "partial_rotary_factor is 0.5"),
         ("partial_rotary_factor", "0.25", "partial_rotary_factor is 0.25"),
         ("quantization_config", "{\"quant_method\":\"gptq\",\"bits\":4}", "quant_method is gptq"),
-        ("quantization_config", "{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true}", "load_in_4bit is not true"),
+        ("quantization_config", "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":false}", "neither load_in_4bit nor"),
         ("hidden_size", "\"64\"", "hidden_size is \"64\""), ("hidden_size", "0", "hidden_size is 0"),
         ("num_hidden_layers", "1e30", "num_hidden_layers is 1e30"), ("vocab_size", "null", "vocab_size is missing"),
         ("num_key_value_heads", "3", "no multiple of num_key_value_heads 3"), ("head_dim", "15", "head_dim is 15"),

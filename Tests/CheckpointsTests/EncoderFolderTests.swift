@@ -72,6 +72,10 @@ import Testing
         }
         #expect(failure?.message.contains("bert.pooler.dense.weight") == true && failure?.message.contains("pooler, so") == true)
 
+        // A sentence encoder that still says what it was made from.
+        try write(json, to: folder.file("kept")) { $0.hasPrefix("bert.") ? String($0.dropFirst(5)) : $0 }
+        #expect(try CheckpointFolder(path: folder.file("kept")).configuration.encoder?.summary == .mean)
+
         json.set("architectures", .array([.string("BertModel")]))
         try write(json, to: folder.file("bare"))
         let bare = try CheckpointFolder(path: folder.file("bare"))

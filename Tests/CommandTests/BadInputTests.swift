@@ -140,7 +140,18 @@ import Testing
             (place.train("out", ["--batch-size", "9223372036854775807"]), "at most"),
             (place.evaluate(["--quantize", "int4"]), "possible are stored, none, int8, nf4"),
             (place.evaluate(["--exact-match", "0"]), "at least 1"),
-            (["model", "quantize", place.model, "--format", "gptq", "--output", place.file("out")], "possible is nf4"),
+            (
+                ["model", "quantize", "--model", place.model, "--quantize", "gptq", "--output", place.file("out")],
+                "can be written in nf4 or fp4"
+            ),
+            (
+                [
+                    "model", "quantize", "--model", place.model, "--quantize", "nf4", "--block", "48", "--output",
+                    place.file("out"),
+                ], "--block is 48"
+            ),
+            (place.train("out", ["--start", "xs"]), "--start xs means nothing to lora: possible are zero, loftq"),
+            (place.train("out", ["--unquantized-model", place.model]), "means nothing without --start loftq"),
             (["model", "inspekt"], "inspekt"), (["model", "eval", "--model", place.model], "--data"),
         ]
         for (command, sentence) in refusals {
@@ -155,7 +166,9 @@ import Testing
         try FileManager.default.createDirectory(atPath: place.file("full"), withIntermediateDirectories: true)
         try place.write(place.file("full/thesis.txt"), "months of work")
         for command in [
-            place.train("full"), ["model", "quantize", place.model, "--output", place.file("full")], place.train("eval.jsonl"),
+            place.train("full"),
+            ["model", "quantize", "--model", place.model, "--quantize", "nf4", "--output", place.file("full")],
+            place.train("eval.jsonl"),
             place.simulate("eval.jsonl"), place.train("eval.jsonl/below"),
         ] {
             let finished = try place.run(command)

@@ -44,6 +44,21 @@ import Testing
         #expect(first != (try place.bytes(place.file("third/adapter_model.safetensors"))))
     }
 
+    @Test func packedTrainingSaysHowFullItsBinsAre() throws {
+        let packed = try place.json(place.train("packed", ["--packing", "best-fit", "--batch-size", "1"]))
+        let plain = try place.json(place.train("plain", ["--batch-size", "1"]))
+        let bins = try #require(packed["bins"]?.int)
+        let examples = try #require(packed["examples"]?.int)
+        #expect(bins >= 1 && bins < examples)
+        let fill = try #require(packed["fill_rate"]?.double)
+        #expect(fill > 0.1 && fill <= 1)
+        let (targets, fewer) = (try #require(packed["target_tokens"]?.int), try #require(plain["target_tokens"]?.int))
+        #expect(targets > fewer)
+        #expect(plain["bins"] == .null && plain["fill_rate"] == .null)
+        let wrong = try place.run(place.train("wrong", ["--packing", "first-fit"]))
+        #expect(wrong.status == ExitStatus.usage.rawValue && wrong.sentence.contains("off, best-fit"))
+    }
+
     @Test(arguments: ["lora", "ffa-lora", "lora-sb"]) func everyKindOfAdapterTrainsAndEvaluates(kind: String) throws {
         _ = try place.json(place.train("adapter", ["--adapter", kind, "--target-modules", "q_proj,down_proj"]))
         let loss = try place.json(place.evaluate(["--adapter", place.file("adapter")]))["loss"]?.double
@@ -73,7 +88,7 @@ import Testing
 
     @Test func aQuantizedFolderIsTheModelQuantizedWhileItLoads() throws {
         let quantized = place.file("quantized")
-        let sizes = try place.json(["model", "quantize", place.model, "--format", "nf4", "--output", quantized])
+        let sizes = try place.json(["model", "quantize", "--model", place.model, "--quantize", "nf4", "--output", quantized])
         #expect(try #require(sizes["bytes"]?.int) < (try #require(sizes["bytes_before"]?.int)))
         let stored = try place.json(["model", "eval", "--model", quantized, "--data", place.data])
         let loaded = try place.json(place.evaluate(["--quantize", "nf4"]))
@@ -81,9 +96,38 @@ import Testing
         let int8 = try place.run(["model", "eval", "--model", quantized, "--data", place.data, "--quantize", "int8"])
         #expect(int8.status == ExitStatus.usage.rawValue)
         #expect(int8.sentence.contains("is quantized already"))
-        let twice = try place.run(["model", "quantize", quantized, "--output", place.file("twice")])
+        let twice = try place.run([
+            "model", "quantize", "--model", quantized, "--quantize", "nf4", "--output", place.file("twice"),
+        ])
         #expect(twice.status == ExitStatus.usage.rawValue)
         #expect(twice.sentence.contains("is quantized already") && !place.exists(place.file("twice")))
+    }
+
+    @Test func aStartIsReportedAndWritten() throws {
+        let report = try place.json(
+            [
+                "model", "start-report", "--model", place.model, "--quantize", "nf4", "--rank", "8", "--data", place.data,
+                "--limit", "4",
+            ])
+        let plain = try #require(report["relative_error"]?.double)
+        let started = try #require(report["relative_error_with_start"]?.double)
+        #expect(started < plain && plain < 0.2 && report["perplexity_with_start"]?.double != nil)
+        let arguments = [
+            "model", "quantize", "--model", place.model, "--quantize", "fp4", "--output", place.file("fp4"), "--start", "lq",
+            "--rank",
+            "8", "--no-nested", "--block", "128",
+        ]
+        let refused = try place.run(arguments)
+        #expect(refused.status == ExitStatus.usage.rawValue && refused.sentence.contains("--start-output"))
+        let written = try place.json(arguments + ["--start-output", place.file("start")])
+        #expect(
+            try #require(written["relative_error_with_start"]?.double) < (try #require(written["relative_error"]?.double)))
+        let loss = try place.json([
+            "model", "eval", "--model", place.file("fp4"), "--adapter", place.file("start"), "--data", place.data,
+        ])
+        #expect(loss["loss"]?.double != nil)
+        let exact = try place.run(["model", "start-report", "--model", place.model, "--rank", "8"])
+        #expect(exact.status == ExitStatus.usage.rawValue && exact.sentence.contains("holds its weights exactly"))
     }
 
     @Test func generationRepeatsWithItsSeed() throws {

@@ -34,6 +34,30 @@ private func encoder(
         #expect(data.examples[0].prompt.isEmpty && data.examples[0].completion == nil)
     }
 
+    @Test func `a long text is divided where that is asked for, and other records are cut`() throws {
+        let tokenizer = try golden("bpe-llama3")
+        let text = "One and one are two, and two and two are four, and that is all there is to say."
+        let texts = try records(#"{"text": "\#(text)"}"#, #"{"text": "One"}"#)
+        let completions = try records(#"{"prompt": "One?", "completion": "\#(text)"}"#)
+        let whole = tokenizer.encode(text, addSpecialTokens: true) + [2]
+        for length in [4, 7, whole.count - 1, whole.count] {
+            let encoder = try ExampleEncoder(
+                tokenizer: tokenizer, template: nil, endToken: 2, sequenceLength: length, dividesTexts: true,
+                vocabularySize: tokenizer.vocabularySize)
+            let data = try encoder.encode(texts)
+            let parts = data.examples.filter { $0.line == 1 }
+            let tokens = parts.flatMap(\.tokens)
+            #expect(tokens == Array(whole.prefix(tokens.count)) && whole.count - tokens.count <= 1)
+            #expect(parts.dropLast().allSatisfy { $0.tokens.count == length })
+            #expect(parts.allSatisfy { $0.targets == $0.tokens.indices.map { $0 > 0 } && $0.targetCount > 0 })
+            #expect(data.dividedCount == (length < whole.count ? 1 : 0))
+            #expect(data.cutCount == 0 && data.examples.count { $0.line == 2 } == 1)
+            guard length >= 7 else { continue }
+            let cut = try encoder.encode(completions)
+            #expect(cut.examples.count == 1 && cut.dividedCount == 0 && cut.cutCount == 1)
+        }
+    }
+
     @Test func `of a prompt and a completion only the completion and the end are learnt`() throws {
         let tokenizer = try golden("bpe-llama3")
         let data = try encoder(tokenizer).encode(records(#"{"prompt": "One and one?", "completion": " Two."}"#))

@@ -17,7 +17,8 @@ import Yams
     static let keys = [
         "model", "listen", "state", "output", "strategy", "rounds", "clients_per_round", "min_clients", "quorum", "deadline",
         "weighting", "seed", "ranks", "alpha", "rank_stabilized", "target_modules", "rank_cap", "start", "local_steps",
-        "batch_size", "gradient_accumulation", "sequence_length", "learning_rate", "schedule", "warmup_steps", "optimizer",
+        "batch_size", "gradient_accumulation", "sequence_length", "packing", "learning_rate", "schedule", "warmup_steps",
+        "optimizer",
         "weight_decay", "gradient_clip", "quantize", "exact_match", "exact_match_marker", "init_adapter",
         "compute", "saved_activations", "compress", "compress_downlink", "error_feedback", "residual_decay", "dp", "epsilon",
         "delta", "clip",
@@ -55,6 +56,7 @@ import Yams
         #expect(set["batch_size"] as? Int == plan.batchSize)
         #expect(set["gradient_accumulation"] as? Int == plan.gradientAccumulation)
         #expect(set["sequence_length"] as? Int == plan.sequenceLength)
+        #expect(set["packing"] as? String == plan.packing.rawValue)
         #expect(set["learning_rate"] as? Double == plan.learningRate)
         #expect(set["schedule"] as? String == plan.schedule.rawValue)
         #expect(set["warmup_steps"] as? Int == plan.warmupSteps)

@@ -98,6 +98,7 @@ import Wire
             // Example level.
             (Self.example(Self.set(\.gradientClip, 1)), "gradient-clip is 1.0: under dp example"),
             (Self.example(Self.set(\.weighting, .samples)), "weighting samples would tell each client's number of examples"),
+            (Self.example(Self.set(\.packing, .bestFit)), "packing is best-fit: under dp example"),
             (Self.example(Self.set(\.clientSamplingRate, 0.5)), "client-sampling-rate belongs to dp client"),
             (Self.example(Self.set(\.clipQuantile, 0.5)), "clip-quantile belongs to dp client"),
             (Self.example(Self.set(\.clipLearningRate, 0.5)), "clip-learning-rate belongs to dp client"),
@@ -198,7 +199,7 @@ import Wire
         var plan = Scenario.plan(strategy, clients: clients, rounds: rounds)
         plan.privacy = .client
         plan.weighting = .uniform
-        plan.start = .xs
+        if strategy == .fedSB { plan.start = .xs }
         plan.clip = 1
         plan.noiseMultiplier = 1
         plan.deadlineSeconds = 20

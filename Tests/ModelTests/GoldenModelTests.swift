@@ -142,6 +142,23 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         }
     }
 
+    @Test(arguments: ["bnb-fp4-plain", "bnb-nf4-bf16-storage", "bnb-int8"])
+    func `other forms that transformers writes give the logits of their decoded weights`(name: String) throws {
+        let checkpoint = try CheckpointFolder(path: Golden.path("quant/" + name))
+        let file = try SafetensorsFile(path: Golden.path("quant/\(name)/expected.safetensors"))
+        let tokens = try #require(file.tensors["input_ids"])
+        let ids = try tokens.integers().map { Int32($0) }
+        let length = tokens.shape[1]
+        let expected = try #require(file.tensors["logits"]).floats()
+        let model = try LanguageModel(checkpoint: checkpoint, quantization: .stored)
+        let adapted = try AdaptedModel(model: model, weights: empty)
+        let batch = TokenBatch(
+            tokens: ids, starts: Array(stride(from: 0, through: ids.count, by: length)),
+            targets: ids.indices.map { $0 % length > 0 })
+        let closeness = Closeness(try adapted.logits(batch), expected)
+        #expect(closeness.isWithin(ofLargest: name == "bnb-int8" ? 1e-4 : 1e-2), "\(closeness)")
+    }
+
     @Test(arguments: names)
     func `decoding token by token gives the logits of the whole sequence`(name: String) throws {
         let model = try LanguageModel(

@@ -81,7 +81,7 @@ import Testing
             (["--strategy", "fed-sb", "--alpha", "8", "--ranks", "4"], "alpha is not used by fed-sb"),
             (["--ranks", "4", "--target-modules", "q_proj,lm_head"], "target module lm_head"),
             (["--rank-cap", "8"], "rank-cap belongs to flora and means nothing to fedit"),
-            (["--strategy", "flora", "--start", "xs"], "start belongs to fed-sb and means nothing to flora"),
+            (["--strategy", "flora", "--start", "xs"], "start xs means nothing to flora"),
             (["--ranks", "4", "--quorum", "3", "--clients-per-round", "2", "--min-clients", "2"], "quorum 3 is above"),
             (["--ranks", "4", "--listen", "http://here:1"], "scheme http is unknown"),
             (["--ranks", "4", "--sequence-length", "129"], "the model has 128 positions"),

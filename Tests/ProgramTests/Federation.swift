@@ -39,14 +39,14 @@ final class Federation {
     var state: String { folder.file("run/state.sqlite") }
 
     /// Runs the simulation, which also writes the clients' data; returns its adapter's bytes.
-    func simulate() throws -> Data {
+    func simulate(_ more: [String] = []) throws -> Data {
         let finished = try Finished.run(
             "tributary",
             [
                 "simulate", "--model", model, "--data", folder.file("all.jsonl"), "--clients", "3", "--write-partitions",
                 folder.file("parts"), "--eval-data", folder.file("held-out.jsonl"), "--output", folder.file("simulated"),
                 "--json",
-            ] + plan + coordinatorSeed + clientSeed, in: folder)
+            ] + plan + coordinatorSeed + clientSeed + more, in: folder)
         guard finished.status == 0 else {
             throw ProgramFailure(description: "simulate ended with \(finished.status): \(finished.errors)")
         }

@@ -23,6 +23,8 @@ private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [S
         ("flora", "2,4,8", [2, 4, 8], ["--weighting", "uniform"]),
         ("fed-sb", "4", [nil, nil, nil], ["--start", "gradient"]),
         ("fed-sb", "4", [nil, nil, nil], ["--start", "xs", "--optimizer", "sgd"]),
+        ("fedit", "4", [nil, nil, nil], ["--start", "loftq", "--quantize", "nf4"]),
+        ("ffa-lora", "4", [nil, nil, nil], ["--start", "loftq", "--quantize", "fp4"]),
     ]
 
     @Test(arguments: strategies.indices) func processesReachTheSimulationsBits(index: Int) throws {
@@ -122,6 +124,24 @@ private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [S
         try clients[0].waitForError("nothing listens on port")
         try federation.startCoordinator()
         #expect(try federation.finish(clients) == simulated)
+    }
+
+    /// The first client by name does not hold the unquantized model; the second does.
+    @Test func theStartComesFromTheClientThatHoldsTheUnquantizedModel() throws {
+        let federation = try Federation(plan("fedit", ranks: "4", ["--start", "loftq"]))
+        let source = federation.folder.file("unquantized")
+        try FileManager.default.moveItem(atPath: federation.model, toPath: source)
+        let quantized = try Finished.run(
+            "tributary", ["model", "quantize", "--model", source, "--output", federation.model, "--quantize", "nf4"],
+            in: federation.folder)
+        #expect(quantized.status == 0, "\(quantized.errors)")
+        let simulated = try federation.simulate(["--unquantized-model", source])
+        let coordinator = try federation.startCoordinator()
+        let clients = try (0..<3).map { try federation.join($0, $0 == 1 ? ["--unquantized-model", source] : []) }
+        #expect(try federation.finish(clients) == simulated)
+        let records = try federation.metrics(in: federation.output)
+        #expect((records.first?["one_time_bytes"]?.int ?? 0) > 0)
+        withExtendedLifetime(coordinator) {}
     }
 
     @Test func anAdapterOfAnyRoundCanBeExported() throws {

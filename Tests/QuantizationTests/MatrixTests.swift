@@ -176,6 +176,31 @@ private func NSTemporaryDirectoryPath() -> String {
         }
     }
 
+    /// FP4 with plain scales, NF4 whose bytes are declared as bfloat16, and LLM.int8.
+    @Test(arguments: [("bnb-fp4-plain", "fp4"), ("bnb-nf4-bf16-storage", "nf4"), ("bnb-int8", "llm-int8")])
+    func `other forms that transformers writes decode to bitsandbytes' values`(name: String, format: String) throws {
+        let checkpoint = try CheckpointFolder(path: Golden.path("quant/" + name))
+        let expected = try SafetensorsFile(path: Golden.path("quant/\(name)/expected.safetensors"))
+        let map = try #require(checkpoint.configuration.linearMaps.first { $0.moduleName == "k_proj" })
+        let reference = try #require(expected.tensors[map.name + ".weight"]).floats()
+        let matrix = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored)
+        #expect(matrix.formatName == format)
+        // bitsandbytes decodes 4-bit codes to the type that they had before: bfloat16.
+        let tolerance = format == "llm-int8" ? 1e-6 : 4e-3
+        #expect(Closeness(matrix.decoded(), reference).isWithin(ofLargest: tolerance))
+        for path in KernelPath.supported {
+            var tile = [Float](repeating: 0, count: 7 * 41)
+            tile.withUnsafeMutableBufferPointer {
+                matrix.decode(rows: 3..<10, columns: 5..<46, into: $0.baseAddress!, stride: 41, path: path)
+            }
+            let whole = matrix.decoded()
+            let expected = (3..<10).flatMap { row in Array(whole[(row * map.inputs + 5)..<(row * map.inputs + 46)]) }
+            #expect(tile == expected, "\(path)")
+        }
+        let failure = #expect(throws: Failure.self) { try QuantizedMatrix.load(map: map, from: checkpoint, as: .nf4) }
+        #expect(failure?.message.contains("is quantized already") == true)
+    }
+
     @Test func `a checkpoint that bitsandbytes wrote loads, and a float one in every form`() throws {
         let serialized = try CheckpointFolder(path: Golden.path("quant/bnb4bit-llama"))
         let source = try CheckpointFolder(path: Golden.path("models/llama-gqa"))

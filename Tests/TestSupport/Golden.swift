@@ -14,5 +14,9 @@ public enum Golden {
         return parts.joined(separator: "/")
     }()
 
-    public static func path(_ relative: String) -> String { folder + "/" + relative }
+    /// Of a file or folder; the project's own copy where the other lacks it.
+    public static func path(_ relative: String) -> String {
+        let path = folder + "/" + relative
+        return FileManager.default.fileExists(atPath: path) ? path : repository + "/Tests/Golden/" + relative
+    }
 }

@@ -77,7 +77,7 @@ import Training
             weight: { (map) throws(Failure) in weights[maps.firstIndex(of: map)!] }, generator: generator)
         #expect(report.map(\.map) == maps.map(\.name))
         #expect(report.allSatisfy { !$0.isRandomised && $0.relativeError > 0 && $0.relativeError < 1 })
-        let start = LoRASBStart.weights(state, specification: specification)
+        let start = specification.weights(ofStart: state, initial: specification.initialWeights(&generator))
         #expect(start.trained.values.allSatisfy { $0 == 0 })
         let frozen = try #require(start.frozen)
         for (index, map) in maps.enumerated() {

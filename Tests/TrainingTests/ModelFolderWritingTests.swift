@@ -2,6 +2,7 @@
 
 import Adapters
 import Checkpoints
+import LinearAlgebra
 import Primitives
 import Quantization
 import TestSupport
@@ -64,40 +65,105 @@ import Training
         }
     }
 
-    @Test(arguments: [true, false]) func aQuantizedBaseIsReadBackAsItsCodes(_ nested: Bool) throws {
+    @Test func aBaseInBytesIsMergedIntoADenseOne() throws {
+        let checkpoint = try CheckpointFolder(path: Golden.path("quant/bnb-int8"))
+        try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: PEFTAdapter(entries: []), output: folder.file("merged"))
+        let merged = try CheckpointFolder(path: folder.file("merged"))
+        #expect(merged.configuration.quantization == nil)
+        #expect(merged.tensorNames.allSatisfy { $0.hasSuffix(".weight") })
+        for map in checkpoint.configuration.linearMaps {
+            let expected = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored).decoded()
+            #expect(Closeness(try merged.tensor(map.name + ".weight").floats(), expected).isWithin(norm: 1e-3))
+        }
+    }
+
+    private func quantization(_ format: any FourBitFormat.Type, block: Int = 64, nested: Bool = true) -> ModelQuantization {
+        var settings = ModelQuantization()
+        settings.format = format
+        settings.blockSize = block
+        settings.nested = nested
+        return settings
+    }
+
+    @Test(arguments: [("nf4", 64, true), ("nf4", 128, false), ("fp4", 64, false), ("fp4", 128, true)])
+    func aQuantizedBaseIsReadBackAsItsCodes(_ name: String, _ block: Int, _ nested: Bool) throws {
         let checkpoint = try CheckpointFolder(path: Golden.path("models/llama-gqa"))
+        let format: any FourBitFormat.Type = name == "nf4" ? NF4.self : FP4.self
         var reports: [WritingProgress] = []
-        // The closure stays on this thread.
-        nonisolated(unsafe) let note = { (progress: WritingProgress) in reports.append(progress) }
-        try ModelFolderWriting.quantize(checkpoint: checkpoint, output: folder.file("nf4"), nested: nested) {
-            note($0)
+        var settings = quantization(format, block: block, nested: nested)
+        settings.measuresError = true
+        let outcome = try settings.write(checkpoint, to: folder.file("out")) {
+            reports.append($0)
             return true
         }
         #expect(reports.last?.bytesDone == reports.last?.byteCount && reports.last?.tensorsDone == reports.count)
-        let quantized = try CheckpointFolder(path: folder.file("nf4"))
-        #expect(quantized.configuration.quantization?.type == "nf4")
-        for map in checkpoint.configuration.linearMaps {
+        let quantized = try CheckpointFolder(path: folder.file("out"))
+        #expect(quantized.configuration.quantization?.type == name && quantized.weightFiles.count == 1)
+        #expect(outcome.entries.isEmpty && outcome.errors.map(\.map) == checkpoint.configuration.linearMaps.map(\.name))
+        for (map, error) in zip(checkpoint.configuration.linearMaps, outcome.errors) {
             #expect(quantized.isBitsAndBytes4Bit(map.name))
-            let codes = try QuantizedMatrix.load(map: map, from: checkpoint, as: .nf4)
+            let tensor = try checkpoint.tensor(map.name + ".weight")
+            let codes = QuantizedMatrix(
+                try format.encode(tensor, blockSize: block, nested: nested), rows: map.outputs, columns: map.inputs)
             let stored = try QuantizedMatrix.load(map: map, from: quantized, as: .stored)
-            if nested { #expect(stored.decoded() == codes.decoded()) }
-            #expect(Closeness(stored.decoded(), try checkpoint.tensor(map.name + ".weight").floats()).relativeNorm < 0.12)
+            #expect(stored.formatName == name && stored.decoded() == codes.decoded())
+            let closeness = Closeness(stored.decoded(), try tensor.floats()).relativeNorm
+            #expect(closeness < 0.15 && abs(error.relativePlain - closeness) < 1e-6 && error.started == error.plain)
         }
         #expect(try quantized.tensor("model.norm.weight").bytes.elementsEqual(checkpoint.tensor("model.norm.weight").bytes))
-        #expect(try readFile(folder.file("nf4/generation_config.json")) == readFile(checkpoint.path + "/generation_config.json"))
-        #expect(throws: Failure.self) { try ModelFolderWriting.quantize(checkpoint: quantized, output: folder.file("again")) }
+        #expect(
+            try readFile(folder.file("out/generation_config.json")) == readFile(checkpoint.path + "/generation_config.json"))
+        #expect(throws: Failure.self) { try settings.write(quantized, to: folder.file("again")) }
+    }
+
+    @Test func aLargeBaseIsCutIntoFilesThatAnIndexNames() throws {
+        let checkpoint = try CheckpointFolder(path: Golden.path("models/llama-gqa"))
+        var settings = quantization(NF4.self)
+        _ = try settings.write(checkpoint, to: folder.file("whole"))
+        settings.shardBytes = 60_000
+        _ = try settings.write(checkpoint, to: folder.file("cut"))
+        let whole = try CheckpointFolder(path: folder.file("whole"))
+        let cut = try CheckpointFolder(path: folder.file("cut"))
+        #expect(cut.weightFiles.count > 2 && cut.tensorNames == whole.tensorNames)
+        #expect(cut.weightFiles[0].hasSuffix("model-00001-of-0000\(cut.weightFiles.count).safetensors"))
+        for name in whole.tensorNames { #expect(try cut.tensor(name).bytes.elementsEqual(whole.tensor(name).bytes)) }
+        #expect(try cut.baseDigest(cache: nil) == whole.baseDigest(cache: nil))
+    }
+
+    @Test(arguments: QuantizationStart.Order.allCases)
+    func aStartsAdapterMakesUpForAPartOfTheError(_ order: QuantizationStart.Order) throws {
+        let checkpoint = try CheckpointFolder(path: Golden.path("models/llama-gqa"))
+        let maps = checkpoint.configuration.linearMaps
+        let targets = maps.filter { $0.moduleName != "o_proj" }
+        var settings = quantization(NF4.self)
+        settings.start = .init(order: order, maps: targets, rank: 4, scale: 2, steps: 3, seed: 1)
+        let outcome = try settings.write(checkpoint, to: folder.file("base"))
+        #expect(outcome.entries.map(\.map) == targets.map(\.name))
+        try PEFTAdapter(entries: outcome.entries).write(folder: folder.file("adapter"), maps: maps)
+        let base = try CheckpointFolder(path: folder.file("base"))
+        let adapter = try PEFTAdapter(folder: folder.file("adapter"))
+        let entries = Dictionary(uniqueKeysWithValues: adapter.entries.map { ($0.map, $0) })
+        for (map, error) in zip(maps, outcome.errors) {
+            let weights = try checkpoint.tensor(map.name + ".weight").floats()
+            var held = try QuantizedMatrix.load(map: map, from: base, as: .stored).decoded()
+            if let entry = entries[map.name] {
+                let product = multiply(entry.b, entry.a, m: map.outputs, n: map.inputs, k: entry.rank)
+                for index in held.indices { held[index] += entry.scale * product[index] }
+            }
+            let left = Closeness(held, weights).relativeNorm
+            #expect(abs(left - error.relativeStarted) < 1e-5, "\(map.name)")
+            #expect(targets.contains(map) ? error.started < error.plain : error.started == error.plain)
+        }
     }
 
     @Test func anExistingModelIsNeverReplacedAndAStopKeepsNothing() throws {
         let checkpoint = try CheckpointFolder(path: Golden.path("models/llama-gqa"))
         makeFolders(folder.file("there"))
         try writeFile(folder.file("there/config.json"), [1])
-        let failure = #expect(throws: Failure.self) {
-            try ModelFolderWriting.quantize(checkpoint: checkpoint, output: folder.file("there"))
-        }
+        let failure = #expect(throws: Failure.self) { try ModelQuantization().write(checkpoint, to: folder.file("there")) }
         #expect(failure?.status == .cannotCreate)
         let stopped = #expect(throws: Failure.self) {
-            try ModelFolderWriting.quantize(checkpoint: checkpoint, output: folder.file("new")) { $0.tensorsDone < 3 }
+            try ModelQuantization().write(checkpoint, to: folder.file("new")) { $0.tensorsDone < 3 }
         }
         #expect(stopped?.status == .interrupted)
         #expect(try listFolder(folder.path) == ["there"])

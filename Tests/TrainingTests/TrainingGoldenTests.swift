@@ -172,7 +172,7 @@ struct GoldenCase {
             states.append(state)
         }
         #expect(states[0] == states[1])
-        try model.load(LoRASBStart.weights(states[0], specification: specification))
+        try model.load(specification.weights(ofStart: states[0], initial: model.weights))
         #expect(try Evaluation.evaluate(model: model, examples: golden.examples).loss < before)
         // R alone is trained from there.
         let (settings, _) = try settings(golden, "llama-gqa")

@@ -69,6 +69,7 @@ enum Samples {
         var bare = hello
         bare.maximumRank = nil
         bare.hasEvaluationData = false
+        bare.hasUnquantizedModel = true
         bare.exampleCount = nil
         let size = WireLimits.chunkBytes
         let full = [UInt8](repeating: 0xEE, count: size)

@@ -54,6 +54,10 @@ void tributary_decode_nested_scales(const uint8_t *codes, const float *map, cons
 void tributary_decode_int8(int path, const int8_t *codes, const float *scales, long columns, long row0, long row1,
                            long column0, long column1, float *out, long stride);
 
+/// Signed bytes with a scale for each row: value = byte * scale / 127.
+void tributary_decode_int8_rows(int path, const int8_t *codes, const float *scales, long columns, long row0, long row1,
+                                long column0, long column1, float *out, long stride);
+
 /// bfloat16 and IEEE half, at any byte address.
 void tributary_decode_bf16(int path, const void *values, long columns, long row0, long row1, long column0, long column1,
                            float *out, long stride);

@@ -183,7 +183,7 @@ struct BenchDecodeCommand: ParsableCommand {
                 matrix.multiply(few, rows: rows, into: Scratch.first.floats(tokens * part), lead: part)
             }
             let streamed = measured(Double(form.matrices.count * rows * columns) / 1e9) {
-                for matrix in form.matrices { matrix.multiply(few, into: y.pointer) }
+                for matrix in form.matrices { matrix.multiply(few, into: y.pointer, lead: rows) }
             }
             func share(_ reached: Double, _ read: Double, _ decoded: Double) -> Double {
                 reached / min(read / form.bytesPerWeight, isFloat ? .infinity : decoded)

@@ -36,7 +36,8 @@ struct BenchForm {
                     matrices: try copies {
                         QuantizedMatrix(
                             FourBitCodes(
-                                table: codes.table, blockSize: codes.blockSize, packed: codes.packedBytes, scales: codes.scales),
+                                format: codes.format, table: codes.table, blockSize: codes.blockSize, packed: codes.packedBytes,
+                                scales: codes.scales),
                             rows: rows, columns: columns)
                     })
             case "int8":

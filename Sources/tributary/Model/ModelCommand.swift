@@ -7,7 +7,6 @@ struct ModelCommand: ParsableCommand {
         commandName: "model", abstract: "Inspect, train, evaluate and convert a model on this machine.",
         subcommands: [
             InspectCommand.self, TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, MergeCommand.self,
-            ExportAdapterCommand.self,
-            QuantizeCommand.self,
+            ExportAdapterCommand.self, QuantizeCommand.self, StartReportCommand.self,
         ])
 }

@@ -21,9 +21,11 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Folder for the adapter.", valueName: "dir"))
     var output: String
     @Option(name: .long, help: "Optimizer steps.") var steps: Int
-    @Option(name: .long, help: "Examples of a batch.") var batchSize = 8
+    @Option(name: .long, help: "Examples of a batch, or bins with --packing best-fit.") var batchSize = 8
     @Option(name: .long, help: "Batches of a step.") var gradientAccumulation = 1
     @Option(name: .long, help: "Longer examples are cut on the right.") var sequenceLength = 512
+    @Option(name: .long, help: "off, or best-fit: bins of up to a sequence length of tokens; longer texts are divided.")
+    var packing = "off"
     @Option(name: .long, help: "Peak of the schedule.") var learningRate = 2e-4
     @Option(name: .long, help: "constant, linear or cosine.") var schedule = "constant"
     @Option(name: .long, help: "Steps in which the rate rises.") var warmupSteps = 0
@@ -36,7 +38,12 @@ struct TrainCommand: ParsableCommand {
     @Flag(name: .long, help: "The scale is alpha / sqrt(rank).") var rankStabilized = false
     @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names"))
     var targetModules = "all-linear"
-    @Option(name: .long, help: "LoRA-SB's start: gradient or xs.") var start = "gradient"
+    @Option(name: .long, help: "Where the first factors come from: zero or loftq, with lora-sb gradient or xs.")
+    var start = "default"
+    @Option(
+        name: .long,
+        help: ArgumentHelp("The model from which a quantized one was made: for --start loftq.", valueName: "dir"))
+    var unquantizedModel: String?
     @Option(name: .long, help: ArgumentHelp("Go on from this adapter.", valueName: "dir")) var initAdapter: String?
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
@@ -49,6 +56,8 @@ struct TrainCommand: ParsableCommand {
         var settings = TrainingSettings()
         settings.batchSize = batchSize
         settings.gradientAccumulation = gradientAccumulation
+        let packs = try choice("--packing", packing, PackingName.self) == .bestFit
+        settings.binLength = packs ? sequenceLength : nil
         settings.learningRate = learningRate
         settings.schedule = try choice("--schedule", schedule, ScheduleName.self)
         settings.warmupSteps = warmupSteps
@@ -57,7 +66,17 @@ struct TrainCommand: ParsableCommand {
         settings.gradientClip = gradientClip
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
         let method = try choice("--adapter", adapter, AdapterMethod.self)
-        let startName = try choice("--start", start, StartName.self)
+        var startName = try choice("--start", start, StartName.self)
+        if startName == .standard { startName = method == .loraSB ? .gradient : .zero }
+        let starts: [StartName] = method == .loraSB ? StartName.ofLoRASB : [.zero, .loftq]
+        try require(
+            starts.contains(startName),
+            "--start \(start) means nothing to \(adapter): possible are \(starts.map(\.rawValue).joined(separator: ", "))")
+        try require(
+            startName == .loftq || unquantizedModel == nil,
+            "--unquantized-model means nothing without --start loftq: leave it out")
+        try require(
+            startName != .loftq || initAdapter == nil, "--start loftq and --init-adapter exclude one another: leave one out")
         try require(method != .loraSB || alpha == nil, "--alpha is not used by lora-sb, whose scale is 1: leave it out")
         try require(
             method != .loraSB || initAdapter == nil,
@@ -78,8 +97,16 @@ struct TrainCommand: ParsableCommand {
         try require(
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
-        let encoded = try text.examples(path: data, sequenceLength: sequenceLength)
+        let encoded = try text.examples(path: data, sequenceLength: sequenceLength, dividesTexts: packs)
+        let packed = settings.packing(encoded.examples)
         if let notes = dataNotes(encoded, sequenceLength: sequenceLength) { Console.error(notes) }
+
+        if let packed,
+            let note = packingNote(
+                examples: encoded.examples.count, bins: packed.bins.count, tokens: packed.tokens, sequenceLength: sequenceLength)
+        {
+            Console.error(note)
+        }
 
         let (_, language) = try base.load()
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
@@ -87,13 +114,14 @@ struct TrainCommand: ParsableCommand {
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
         model.use(plan)
-        if method == .loraSB {
-            weights = try startLoRASB(startName, model, specification, encoded.examples, settings)
+        if startName != .zero {
+            let state = try makeStart(startName, model, specification, checkpoint, encoded.examples, settings)
+            weights = specification.weights(ofStart: state, initial: weights)
             try model.load(weights)
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation); \(plan.summary)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)\(packs ? " bins" : ""); \(plan.summary)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(
@@ -120,8 +148,9 @@ struct TrainCommand: ParsableCommand {
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
             ("target_tokens", .integer(outcome.targetTokens)), ("trained_parameters", .integer(count)),
-            ("cut", .integer(encoded.cutCount)),
-            ("dropped", .integer(encoded.droppedCount)), ("seconds", real(seconds)),
+            ("cut", .integer(encoded.cutCount)), ("divided", .integer(encoded.dividedCount)),
+            ("dropped", .integer(encoded.droppedCount)), ("bins", packed.map { .integer($0.bins.count) } ?? .null),
+            ("fill_rate", packed.map { real($0.fillRate) } ?? .null), ("seconds", real(seconds)),
             ("tokens_per_second", real(Double(outcome.tokens) / max(seconds, 1e-9))), ("peak_gib", real(peakGiB())),
         ]) {
             """
@@ -132,29 +161,45 @@ struct TrainCommand: ParsableCommand {
         }
     }
 
-    private func startLoRASB(
-        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ examples: [Example],
-        _ settings: TrainingSettings
-    ) throws(Failure) -> AdapterWeights {
+    private func makeStart(
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ checkpoint: CheckpointFolder,
+        _ examples: [Example], _ settings: TrainingSettings
+    ) throws(Failure) -> AdapterState {
         var line = ProgressLine()
         let report = { (done: Int, count: Int) -> Bool in
-            line.show(done: done, of: count, "starting lora-sb: \(done) of \(count) linear maps")
+            line.show(done: done, of: count, "computing the start: \(done) of \(count) linear maps")
             return !Interrupts.isInterrupted
         }
         let draws = SeededGenerator(seed: seed, purpose: "start")
-        let made: (state: AdapterState, approximations: [LoRASBStart.Approximation])
+        let state: AdapterState
+        let summary: String
         switch name {
+        case .standard, .zero: throw Failure(.internalError, "start \(name.rawValue) needs no computation")
+        case .loftq:
+            let source = try unquantizedModel.map { (folder) throws(Failure) in try CheckpointFolder(path: folder) }
+            let made = try QuantizationStart.residual(
+                specification: specification,
+                base: { (map) throws(Failure) in
+                    guard let weight = model.model.weight(of: map.name) else {
+                        throw Failure(.internalError, "the model has no \(map.name)")
+                    }
+                    return weight
+                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source ?? checkpoint) },
+                generator: draws, progress: report)
+            (state, summary) = (made.state, QuantizationStart.summary(made.errors))
         case .gradient:
-            made = try LoRASBStart.fromGradient(
+            let made = try LoRASBStart.fromGradient(
                 model: model, specification: specification,
                 examples: LoRASBStart.examples(examples, stepSize: batchSize * gradientAccumulation, generator: draws),
                 batchSize: batchSize, learningRate: settings.learningRate, generator: draws, progress: report)
+            (state, summary) = (made.state, LoRASBStart.summary(made.approximations))
         case .xs:
-            made = try LoRASBStart.fromBase(
+            let made = try LoRASBStart.fromBase(
                 specification: specification, model: model.model, generator: draws, progress: report)
+            (state, summary) = (made.state, LoRASBStart.summary(made.approximations))
         }
         line.finish()
-        Console.error(LoRASBStart.summary(made.approximations))
-        return LoRASBStart.weights(made.state, specification: specification)
+        Console.error(summary)
+        return state
     }
 }

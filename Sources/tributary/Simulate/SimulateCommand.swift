@@ -20,6 +20,10 @@ struct SimulateCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("The base model's folder, or a GGUF file.", valueName: "folder"))
     var model: String
+    @Option(
+        help: ArgumentHelp(
+            "The model from which a quantized base was made, unquantized: for --start loftq.", valueName: "folder"))
+    var unquantizedModel: String?
     @Option(help: ArgumentHelp("JSONL or CSV with text, prompt and completion, or messages.", valueName: "file"))
     var data: String
     @Option(help: "Number of clients; may be left out with --partition by:FIELD.")
@@ -55,7 +59,7 @@ struct SimulateCommand: ParsableCommand {
             )
         }
         let partition = try Partition(parsing: partition)
-        let base = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
+        let base = try EngineBase(modelFolder: model, unquantizedFolder: unquantizedModel, chatTemplate: chatTemplate)
         base.memoryLimit = memoryLimit?.bytes
         let maps = base.checkpoint.configuration.linearMaps
         var plan = FederationPlan()
@@ -77,6 +81,18 @@ struct SimulateCommand: ParsableCommand {
         }
         guard unsafeDpSeed == nil || plan.privacy != .none else {
             throw Failure(.usage, "--unsafe-dp-seed means nothing without --dp: leave it out")
+        }
+        guard plan.needsUnquantizedModel || unquantizedModel == nil else {
+            throw Failure(
+                .usage,
+                "--unquantized-model is for --start loftq on a base that is stored quantized, and means nothing here: leave it out"
+            )
+        }
+        guard !plan.needsUnquantizedModel || unquantizedModel != nil else {
+            throw Failure(
+                .usage,
+                "start loftq needs the weights from which \(model) was quantized: add --unquantized-model with that model's folder"
+            )
         }
         if unsafeDpSeed != nil { Console.error("privacy guarantee: \(RunFolder.unsafeNotice)") }
         plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
@@ -148,6 +164,9 @@ struct SimulateCommand: ParsableCommand {
                 "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
             if plan.privacy == .example { line += seed }
+            if index == 0, plan.needsUnquantizedModel, let unquantizedModel {
+                line += " --unquantized-model \(quoted(absolutePath(unquantizedModel)))"
+            }
             if index == 0, let evalData { line += " --eval-data \(quoted(absolutePath(evalData)))" }
             lines.append(line)
         }

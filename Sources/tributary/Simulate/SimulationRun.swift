@@ -106,6 +106,7 @@ struct SimulationRun {
     /// Each client's engine, its data tokenized; says what the sequence length costs.
     private func makeWork(_ progress: SimulationProgress) throws(Failure) -> [EngineWork] {
         var lost = (cut: 0, dropped: 0)
+        var packed = (examples: 0, bins: 0, tokens: 0)
         var all: [EngineWork] = []
         for (index, name) in names.enumerated() {
             let work = try EngineWork(
@@ -117,10 +118,21 @@ struct SimulationRun {
             try work.prepare(for: plan)
             lost.cut += work.cutAndDropped.cut
             lost.dropped += work.cutAndDropped.dropped
+            if let packing = work.packing {
+                packed.examples += work.exampleCount
+                packed.bins += packing.bins.count
+                packed.tokens += packing.tokens
+            }
             all.append(work)
         }
         if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
             Console.error(notes)
+        }
+        if !isQuiet,
+            let note = packingNote(
+                examples: packed.examples, bins: packed.bins, tokens: packed.tokens, sequenceLength: plan.sequenceLength)
+        {
+            Console.error(note)
         }
         return all
     }
