@@ -152,8 +152,10 @@ public final class CheckpointFolder: Sendable {
     /// Whether the weight of this linear map is stored as bitsandbytes' LLM.int8 bytes.
     public func isBitsAndBytes8Bit(_ map: String) -> Bool { byteMaps.contains(map) }
 
-    /// Whether the weight of this linear map is stored in a quantized form.
-    public func isQuantized(_ map: String) -> Bool { isBitsAndBytes4Bit(map) || isBitsAndBytes8Bit(map) }
+    /// Whether the weight of this linear map is stored in a quantized form: bitsandbytes', or GGML's blocks.
+    public func isQuantized(_ map: String) -> Bool {
+        isBitsAndBytes4Bit(map) || isBitsAndBytes8Bit(map) || tensors[map + ".weight"]?.dtype.isBlocks == true
+    }
 
     /// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     private static func openFiles(_ path: String) throws(Failure) -> (files: [String], tensors: [String: StoredTensor]) {

@@ -127,7 +127,7 @@ public final class QuantizedMatrix: Sendable {
         let tensor = try checkpoint.tensor(map.name + ".weight")
         let (rows, columns) = (map.outputs, map.inputs)
         if let format = form.format {
-            guard !checkpoint.isQuantized(map.name), !tensor.dtype.isBlocks else {
+            guard !checkpoint.isQuantized(map.name) else {
                 throw Failure(
                     .usage,
                     "\(checkpoint.path) is quantized already, so that --quantize \(form.rawValue) is not possible: use stored, or none for float32"

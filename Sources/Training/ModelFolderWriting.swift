@@ -162,7 +162,7 @@ public enum ModelFolderWriting {
 
     /// The type that a packed weight had before it was quantized.
     private static func typeBefore(_ map: LinearMap, _ checkpoint: CheckpointFolder) throws(Failure) -> TensorType {
-        // LLM.int8 does not say: it goes through halves.
+        // LLM.int8 and GGML's blocks do not say: their scales are halves, or go through them.
         guard checkpoint.isBitsAndBytes4Bit(map.name) else { return .f16 }
         let prefix = map.name + ".weight.quant_state.bitsandbytes__"
         let state = try checkpoint.tensor(checkpoint.hasTensor(prefix + "nf4") ? prefix + "nf4" : prefix + "fp4")

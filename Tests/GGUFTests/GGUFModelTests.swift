@@ -153,8 +153,9 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         let checkpoint = try CheckpointFolder(path: Sample.path("qwen2-blocks.gguf"))
         let failure = #expect(throws: Failure.self) { try LanguageModel(checkpoint: checkpoint, quantization: .nf4) }
         #expect(failure?.message.contains("is quantized already") == true)
+        #expect(checkpoint.configuration.linearMaps.allSatisfy { checkpoint.isQuantized($0.name) })
         #expect(throws: Failure.self) {
-            try ModelFolderWriting.quantize(checkpoint: checkpoint, output: folder.file("quantized"))
+            try ModelQuantization().write(checkpoint, to: folder.file("quantized"))
         }
     }
 

@@ -37,7 +37,7 @@ import Testing
         _ format: WeightFormat, _ values: [Float], _ rows: Int, _ columns: Int, from type: TensorType
     ) throws -> QuantizedMatrix {
         if format.isEncodable {
-            return try format.encoded(try stored(values, rows, columns, as: type), rows: rows, columns: columns)
+            return try format.encoded(try WeightSource(try stored(values, rows, columns, as: type), rows: rows, columns: columns))
         }
         let type = try #require(TensorType(rawValue: format.name.uppercased()))
         guard type.isBlocks else {
