@@ -131,7 +131,7 @@ let package = Package(
         tests("CheckpointsTests", ["Primitives", "Checkpoints"]),
         tests(
             "ModelTests", ["Primitives", "LinearAlgebra", "CKernels", "Checkpoints", "Quantization", "Adapters", "Model"]),
-        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization"]),
+        tests("QuantizationTests", ["Primitives", "LinearAlgebra", "Checkpoints", "Quantization", "Plan"]),
         tests("AdaptersTests", ["Primitives", "Checkpoints", "Adapters"]),
         tests("UpdateCodecTests", ["Primitives", "CKernels", "Adapters", "Checkpoints", "UpdateCodec"]),
         tests(

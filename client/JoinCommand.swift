@@ -34,6 +34,10 @@ struct JoinCommand: ParsableCommand {
     var labelField = "label"
     @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
+    @Option(
+        help: ArgumentHelp(
+            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice.", valueName: "size"))
+    var memoryLimit: ByteSize?
     @Option(help: "The largest rank that this machine can train (flora).")
     var maxRank: Int?
     @Option(
@@ -87,6 +91,7 @@ struct JoinCommand: ParsableCommand {
         let storage = try ClientFolder(path: statePath)
 
         let engineBase = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
+        engineBase.memoryLimit = memoryLimit?.bytes
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(
             name: name, base: engineBase, data: data, evaluationData: evalData, textField: textField, labelField: labelField,

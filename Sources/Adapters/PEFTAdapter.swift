@@ -326,7 +326,8 @@ public struct PEFTAdapter: Sendable {
         var shortNames: [String: String] = [:]
         func shortName(_ path: String) -> String? {
             let parts = path.split(separator: ".")
-            for start in parts.indices.reversed() where !parts[start].allSatisfy(\.isNumber) {
+            for start in parts.indices.reversed() {
+                if parts[start].allSatisfy(\.isNumber) { break }
                 let end = parts[start...].joined(separator: ".")
                 let meant = maps.filter { $0.name.hasSuffix("." + end) }
                 if meant.allSatisfy({ kind($0.name) == kind(path) }) {

@@ -20,31 +20,52 @@ BODY void nf4_block_body(const float *values, long count, float multiplier, floa
     }
 }
 
-BODY void nf4_body(const float *values, long count, long block, uint8_t *packed, float *scales) {
-    uint8_t codes[4096];
-    for (long start = 0; start < count; start += block) {
-        long size = count - start < block ? count - start : block;
-        float largest = largest_magnitude_body(values + start, size);
-        scales[start / block] = largest;
-        // bitsandbytes multiplies by the reciprocal, except in a last block that is not full, where it divides.
-        // We also divide where the reciprocal would overflow.
-        float reciprocal = 1.0f / largest;
-        if (largest == 0) {
-            for (long i = 0; i < size; i++) codes[i] = 7;
-        } else if (size < block || isinf(reciprocal)) {
-            nf4_block_body(values + start, size, 0, largest, codes);
-        } else {
-            nf4_block_body(values + start, size, reciprocal, 0, codes);
-        }
-        // Blocks hold an even number of values, so that only the very last byte may be half used: its low nibble is
-        // the code of zero.
-        if (size & 1) codes[size] = 7;
-        for (long i = 0; i < size; i += 2) packed[(start + i) >> 1] = (uint8_t)(codes[i] << 4 | codes[i + 1]);
+// bitsandbytes' thresholds on magnitudes (csrc/kernels.cu, dQuantizeFP4).
+static const float fp4_thresholds[7] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f, 0.8333333f};
+
+BODY void fp4_block_body(const float *values, long count, float multiplier, float divisor, uint8_t *codes) {
+    for (long i = 0; i < count; i++) {
+        float y = divisor != 0 ? values[i] / divisor : values[i] * multiplier;
+        float magnitude = __builtin_fabsf(y);
+        int rank = 0;
+        for (int t = 0; t < 7; t++) rank += magnitude > fp4_thresholds[t];
+        // Magnitudes rise in the order of the codes 0 1 6 7 4 5 2 3.
+        codes[i] = (uint8_t)((rank & 1) | ((8 - (rank & 6)) & 6) | (y < 0 ? 8 : 0));
     }
 }
+
+/// Codes and scales of `count` values; `zero` is the code of zero.
+#define FOUR_BIT_BODY(name, block_body, zero)                                                                            \
+    BODY void name(const float *values, long count, long block, uint8_t *packed, float *scales) {                        \
+        uint8_t codes[4096];                                                                                             \
+        for (long start = 0; start < count; start += block) {                                                            \
+            long size = count - start < block ? count - start : block;                                                   \
+            float largest = largest_magnitude_body(values + start, size);                                                \
+            scales[start / block] = largest;                                                                             \
+            /* bitsandbytes multiplies by the reciprocal, except in a last block that is not full, where it divides. */  \
+            /* We also divide where the reciprocal would overflow. */                                                    \
+            float reciprocal = 1.0f / largest;                                                                           \
+            if (largest == 0) {                                                                                          \
+                for (long i = 0; i < size; i++) codes[i] = zero;                                                         \
+            } else if (size < block || isinf(reciprocal)) {                                                              \
+                block_body(values + start, size, 0, largest, codes);                                                     \
+            } else {                                                                                                     \
+                block_body(values + start, size, reciprocal, 0, codes);                                                  \
+            }                                                                                                            \
+            /* Blocks hold an even number of values, so that only the very last byte may be half used. */                \
+            if (size & 1) codes[size] = zero;                                                                            \
+            for (long i = 0; i < size; i += 2) packed[(start + i) >> 1] = (uint8_t)(codes[i] << 4 | codes[i + 1]);       \
+        }                                                                                                                \
+    }
+FOUR_BIT_BODY(nf4_body, nf4_block_body, 7)
+FOUR_BIT_BODY(fp4_body, fp4_block_body, 0)
 VARIANTS(void, nf4, (const float *values, long count, long block, uint8_t *packed, float *scales), (values, count, block, packed, scales))
+VARIANTS(void, fp4, (const float *values, long count, long block, uint8_t *packed, float *scales), (values, count, block, packed, scales))
 void tributary_encode_nf4(int path, const float *values, long count, long block, uint8_t *packed, float *scales) {
     CHOOSE(nf4, (values, count, block, packed, scales));
+}
+void tributary_encode_fp4(int path, const float *values, long count, long block, uint8_t *packed, float *scales) {
+    CHOOSE(fp4, (values, count, block, packed, scales));
 }
 
 BODY void int8_row_body(const float *values, long columns, int8_t *codes, float *scales) {

@@ -223,32 +223,37 @@ void tributary_causal_softmax(int path, float *scores, long stride, long rows, l
 }
 
 BODY void causal_softmax_backward_body(float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot) {
+                                       float scale, const float *normalizer, const float *dots) {
     const f32x16 zero = {};
     for (long row = 0; row < rows; row++) {
         float *s = scores + row * stride, *d = dp + row * stride;
         long count = visible_count(row, columns, visible), end = (count + LANES - 1) / LANES * LANES;
+        f32x16 products = {}, sums = {};
         for (long i = 0; i < end; i += LANES) {
-            f32x16 p = LOAD(s + i) * SPLAT(scale) - SPLAT(normalizer[row]);
+            f32x16 p = LOAD(s + i) * SPLAT(scale) - SPLAT(normalizer[row]), outer = LOAD(d + i);
             exp_lanes(&p, &p);
-            f32x16 ds = p * (LOAD(d + i) - SPLAT(dot[row])) * SPLAT(scale);
             if (i + LANES > count) {
                 i32x16 inside = lane_numbers + (int32_t)i < (int32_t)count;
                 choose(&inside, &p, &zero, &p);
-                choose(&inside, &ds, &zero, &ds);
+                choose(&inside, &outer, &zero, &outer);
+                STORE(d + i, outer);
             }
+            products += p * outer;
+            sums += p;
             STORE(s + i, p);
-            STORE(d + i, ds);
         }
+        // The sum of p is 1 but for rounding; divided by it, a row of ds adds up to 0 as it should.
+        float dot = dots ? dots[row] : sum_lanes(&products) / sum_lanes(&sums);
+        for (long i = 0; i < end; i += LANES) STORE(d + i, LOAD(s + i) * (LOAD(d + i) - SPLAT(dot)) * SPLAT(scale));
         for (long i = end; i < columns; i++) s[i] = d[i] = 0;
     }
 }
 VARIANTS(void, causal_softmax_backward,
-         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer, const float *dot),
-         (scores, dp, stride, rows, columns, visible, scale, normalizer, dot))
+         (float *scores, float *dp, long stride, long rows, long columns, long visible, float scale, const float *normalizer, const float *dots),
+         (scores, dp, stride, rows, columns, visible, scale, normalizer, dots))
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot) {
-    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer, dot));
+                                       float scale, const float *normalizer, const float *dots) {
+    CHOOSE(causal_softmax_backward, (scores, dp, stride, rows, columns, visible, scale, normalizer, dots));
 }
 
 // ---- loss --------------------------------------------------------------------------------------------------------

@@ -159,6 +159,11 @@ static void out_of_memory(size_t bytes) {
     abort();
 }
 
+static _Atomic long growths = 0;
+long tributary_scratch_growths(void) {
+    return growths;
+}
+
 void *tributary_scratch(int slot, size_t bytes) {
     pthread_once(&scratch_once, make_scratch_key);
     struct scratch_block *blocks = pthread_getspecific(scratch_key);
@@ -169,6 +174,7 @@ void *tributary_scratch(int slot, size_t bytes) {
     }
     struct scratch_block *block = &blocks[slot];
     if (block->bytes < bytes) {
+        growths++;
         free(block->memory);
         size_t rounded = (bytes + 4095) & ~(size_t)4095;
         block->memory = NULL;

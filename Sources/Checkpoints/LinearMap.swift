@@ -14,6 +14,13 @@ public struct LinearMap: Hashable, Codable, Sendable {
         self.inputs = inputs
     }
 
+    /// The path of the block that it belongs to: `model.layers.0`.
+    public var layerPath: String {
+        let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+        guard let number = parts.firstIndex(where: { !$0.isEmpty && $0.allSatisfy(\.isNumber) }) else { return "" }
+        return parts[...number].joined(separator: ".")
+    }
+
     /// The last component of the path, by which `--target-modules` names it: `q_proj`.
     public var moduleName: String { String(name[(name.lastIndex(of: ".").map(name.index(after:)) ?? name.startIndex)...]) }
 }

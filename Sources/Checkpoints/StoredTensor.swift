@@ -17,6 +17,14 @@ public struct StoredTensor: Sendable {
     /// The elements, little-endian, row-major; valid while `file` lives. May be unaligned: use `loadUnaligned`.
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: file.bytes[range]) }
 
+    /// Gives the mapped pages of all elements back: they stop counting as memory in use, and are read again when touched.
+    public func release() { file.release(range) }
+
+    /// Gives the mapped pages of a range of the flattened tensor back.
+    public func release(_ elements: Range<Int>) {
+        file.release(range.lowerBound + elements.lowerBound * dtype.size..<range.lowerBound + elements.upperBound * dtype.size)
+    }
+
     /// The elements as floats.
     ///
     /// - Throws: `Failure` if they are integers.

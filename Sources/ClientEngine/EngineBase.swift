@@ -13,6 +13,8 @@ public final class EngineBase {
     public let checkpoint: CheckpointFolder
     public let text: ModelText
     private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName, task: ModelTask)?
+    /// Bytes that training may take in all; nil: the engine's own limit on activations.
+    public var memoryLimit: Int?
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
@@ -24,10 +26,50 @@ public final class EngineBase {
     /// An adapter that adds nothing.
     public static let noAdapter = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
 
-    /// Refuses a compute type that this processor lacks, and a task that the model is not for.
+    /// Refuses a compute type that this processor lacks, a task that the model is not for, and a plan that does not fit into the
+    /// memory limit.
     public func check(_ plan: FederationPlan) throws(Failure) {
         try plan.validateTask(for: checkpoint.configuration)
-        _ = try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
+        _ = try computeType(plan)
+        if memoryLimit != nil { _ = try memoryPlan(for: plan) }
+    }
+
+    private func computeType(_ plan: FederationPlan) throws(Failure) -> ComputeType {
+        try choice(plan.compute).type(holdsFloat32: plan.quantize == .none)
+    }
+
+    private func savedActivations(_ plan: FederationPlan) throws(Failure) -> ComputeType {
+        switch plan.savedActivations {
+        case .auto: try computeType(plan)
+        case .float32: .float32
+        case .bfloat16: .bfloat16
+        }
+    }
+
+    private func form(_ plan: FederationPlan) throws(Failure) -> WeightForm {
+        guard let form = WeightForm(rawValue: plan.quantize.rawValue) else {
+            throw Failure(.internalError, "there is no weight format \(plan.quantize.rawValue)")
+        }
+        return form
+    }
+
+    /// What training at the plan's largest rank takes here.
+    /// - Throws: `Failure` if it does not fit into the limit
+    public func memoryPlan(for plan: FederationPlan) throws(Failure) -> MemoryPlan {
+        let specification = try plan.specification(rank: plan.ranks.max() ?? 1, maps: checkpoint.configuration.linearMaps)
+        let counts = specification.trainedLayout.tensors.map(\.count)
+        var training = MemoryPlan.Training(
+            specification: specification, sequences: plan.batchSize, sequenceLength: plan.sequenceLength,
+            optimizerBytes: Optimizer.stateByteCount(plan.optimizer, tensorCounts: counts), weights: try form(plan),
+            compute: try computeType(plan), savedActivations: try savedActivations(plan))
+        training.correctionRank = plan.strategy == .flora ? plan.rankCap : 0
+        // The global state, the contribution and its residual, and what is being encoded.
+        training.copies = 4
+        if plan.privacy == .example {
+            training.privateBytes = ClippedSum.byteCount(
+                parameterCount: specification.trainedLayout.parameterCount, batchSize: plan.batchSize)
+        }
+        return try MemoryPlan(training, of: checkpoint, limit: memoryLimit)
     }
 
     private func choice(_ name: ComputeName) -> ComputeChoice {
@@ -40,25 +82,19 @@ public final class EngineBase {
 
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
     public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
-        let (form, compute) = (plan.quantize, plan.compute)
         let task: ModelTask = plan.task == .classify ? .classify(labelCount: plan.labels.count) : .causal
-        if let adapted, adapted.form == form, adapted.compute == compute, adapted.task == task {
+        if let adapted, adapted.form == plan.quantize, adapted.compute == plan.compute, adapted.task == task {
             try adapted.model.load(weights)
             return adapted.model
         }
         // Two forms of one base never stand in memory together.
         adapted = nil
-        let weightForm: WeightForm =
-            switch form {
-            case .stored: .stored
-            case .none: .none
-            case .int8: .int8
-            case .nf4: .nf4
-            }
         let model = try LanguageModel(
-            checkpoint: checkpoint, quantization: weightForm, compute: choice(compute), task: task, progress: loadingProgress)
+            checkpoint: checkpoint, quantization: try form(plan), compute: choice(plan.compute), task: task,
+            progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
-        adapted = (loaded, form, compute, task)
+        loaded.use(try memoryPlan(for: plan))
+        adapted = (loaded, plan.quantize, plan.compute, task)
         return loaded
     }
 }

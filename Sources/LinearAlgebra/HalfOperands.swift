@@ -20,6 +20,13 @@ public final class HalfRows {
         memory.reserve(max(1, (rows * stride + 1) / 2))
     }
 
+    /// Makes room for `[rows, columns]` floats, `lead` from row to row, each row to be replaced by its own rounding.
+    public func reserveFloats(rows: Int, columns: Int) -> (values: UnsafeMutablePointer<Float>, lead: Int) {
+        stride = Self.stride(2 * columns)
+        memory.reserve(max(1, rows * stride / 2))
+        return (memory.pointer, stride / 2)
+    }
+
     /// Rows start on lines of 64 bytes, and not at the same place of every page: a tile reads eight rows at once, and
     /// eight that fall on the same set of the first-level cache would fill it.
     private static func stride(_ columns: Int) -> Int {

@@ -2,6 +2,7 @@
 
 import CKernels
 import Glibc
+import Synchronization
 
 /// A block of floats on a 64-byte boundary that only ever grows, so that a training loop allocates in its first step.
 public final class FloatBuffer {
@@ -29,7 +30,12 @@ public final class FloatBuffer {
     /// product would spend its time on looking them up.
     private static let largePage = 2 << 20
 
+    private static let taken = Atomic<Int>(0)
+    /// Blocks that this process has taken so far, to see that a loop takes none.
+    public static var blocksTaken: Int { taken.load(ordering: .relaxed) + tributary_scratch_growths() }
+
     private static func allocate(_ count: Int) -> UnsafeMutablePointer<Float> {
+        taken.add(1, ordering: .relaxed)
         let bytes = count * MemoryLayout<Float>.stride
         let isLarge = bytes >= largePage
         let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: isLarge ? largePage : 64)

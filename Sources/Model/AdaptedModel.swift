@@ -12,20 +12,22 @@ import Quantization
 /// Not to be used from two threads at once; many of them may share one `LanguageModel`.
 public final class AdaptedModel {
     public let model: LanguageModel
-    public private(set) var weights: AdapterWeights
     /// Bytes that saved activations may take. Blocks beyond it are run again in the backward pass, which costs half as
     /// much time more and gives the same bits.
-    public var activationMemoryLimit = 1 << 30
+    public var activationMemoryLimit = ActivationMemory.defaultLimit
+    /// What blocks' activations are rounded to while they wait for the backward pass.
+    public var savedActivations: ComputeType
 
     private(set) var binding: AdapterBinding
     private let stack: any BlockStack
+    private var savedRecords: [SavedRecord] = []
     private var residuals: [FloatBuffer] = []
     private let residualGradient = FloatBuffer()
 
     /// - Throws: `Failure` if the adapter does not fit the model
     public init(model: LanguageModel, weights: AdapterWeights) throws(Failure) {
         self.model = model
-        self.weights = weights
+        savedActivations = model.compute
         binding = try AdapterBinding(weights, model: model)
         stack =
             switch model.parts {
@@ -42,8 +44,21 @@ public final class AdaptedModel {
         } else {
             binding = try AdapterBinding(weights, model: model)
         }
-        self.weights = weights
     }
+
+    /// Keeps activations as planned.
+    public func use(_ plan: MemoryPlan) {
+        savedActivations = plan.savedActivations
+        activationMemoryLimit = plan.activationLimit
+    }
+
+    /// The adapter's present values.
+    public var weights: AdapterWeights { binding.weights }
+    /// What is trained.
+    public var trainedLayout: AdapterLayout { binding.trainedLayout }
+
+    /// Changes the trained values where the model reads them: `trainedLayout.parameterCount` floats.
+    package func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) { binding.withTrainedValues(body) }
 
     private var hidden: Int { model.configuration.hiddenSize }
     private var count: Int { model.blocks.count }
@@ -62,19 +77,23 @@ public final class AdaptedModel {
         _ batch: TokenBatch, gradientScale: Float, gradient: inout [Float]
     ) throws(Failure) -> (loss: Double, targets: Int) {
         precondition(
-            gradient.count == weights.trained.layout.parameterCount,
-            "a gradient of \(gradient.count) for \(weights.trained.layout.parameterCount) parameters")
+            gradient.count == trainedLayout.parameterCount,
+            "a gradient of \(gradient.count) for \(trainedLayout.parameterCount) parameters")
         try check(batch)
-        let targets = try stack.targets(batch)
-        let losses = gradient.withUnsafeMutableBufferPointer { values in
-            run(
-                batch, targets, scales: [Float](repeating: gradientScale, count: targets.count),
-                lowestLayer: binding.lowestTrainedLayer,
-                gradient: values.baseAddress.map {
-                    GradientTarget(base: $0, stride: 0, parts: [0..<batch.tokens.count], isAdded: true)
-                }, dense: [:])
+        var (loss, count) = (0.0, 0)
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+            let targets = try stack.targets(part)
+            count += targets.count
+            loss += gradient.withUnsafeMutableBufferPointer { values in
+                run(
+                    part, targets, scales: [Float](repeating: gradientScale, count: targets.count),
+                    lowestLayer: binding.lowestTrainedLayer,
+                    gradient: values.baseAddress.map {
+                        GradientTarget(base: $0, stride: 0, parts: [0..<part.tokens.count], isAdded: true)
+                    }, dense: [:])
+            }.reduce(0, +)
         }
-        return (losses.reduce(0, +), targets.count)
+        return (loss, count)
     }
 
     /// Each sequence's own gradient of the mean loss over its own targets, from one forward and one backward pass: the
@@ -86,11 +105,23 @@ public final class AdaptedModel {
     public func perExampleGradients(
         _ batch: TokenBatch, into gradients: UnsafeMutableBufferPointer<Float>
     ) throws(Failure) -> [Double] {
-        let parameters = weights.trained.layout.parameterCount
+        let parameters = trainedLayout.parameterCount
         precondition(
             gradients.count == batch.sequenceCount * parameters,
             "room for \(gradients.count) values, not for \(batch.sequenceCount) gradients of \(parameters)")
         try check(batch)
+        var means: [Double] = []
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+            let places = means.count * parameters..<(means.count + part.sequenceCount) * parameters
+            means += try partGradients(part, into: UnsafeMutableBufferPointer(rebasing: gradients[places]))
+        }
+        return means
+    }
+
+    private func partGradients(
+        _ batch: TokenBatch, into gradients: UnsafeMutableBufferPointer<Float>
+    ) throws(Failure) -> [Double] {
+        let parameters = trainedLayout.parameterCount
         let targets = try stack.targets(batch)
         var counts = [Int](repeating: 0, count: batch.sequenceCount)
         for sequence in targets.sequences { counts[sequence] += 1 }
@@ -134,10 +165,12 @@ public final class AdaptedModel {
         }
         var dense: [Int: [Int: UnsafeMutablePointer<Float>]] = [:]
         for buffer in buffers { dense[buffer.layer, default: [:]][buffer.place] = buffer.values.baseAddress }
-        let targets = try stack.targets(batch)
-        _ = run(
-            batch, targets, scales: [Float](repeating: 1, count: targets.count), lowestLayer: buffers.map(\.layer).min()!,
-            gradient: nil, dense: dense)
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) {
+            let targets = try stack.targets(part)
+            _ = run(
+                part, targets, scales: [Float](repeating: 1, count: targets.count), lowestLayer: buffers.map(\.layer).min()!,
+                gradient: nil, dense: dense)
+        }
         for buffer in buffers {
             let path = KernelPath.active.rawValue
             gradients[buffer.name, default: [Float](repeating: 0, count: buffer.values.count)].withUnsafeMutableBufferPointer {
@@ -151,6 +184,12 @@ public final class AdaptedModel {
     /// - Throws: `Failure` if a token is outside the vocabulary or a sequence is too long
     public func loss(_ batch: TokenBatch) throws(Failure) -> [(loss: Double, targets: Int)] {
         try check(batch)
+        var result: [(loss: Double, targets: Int)] = []
+        for part in batch.parts(ofTokens: ActivationMemory.tokensAtOnce) { result += try partLoss(part) }
+        return result
+    }
+
+    private func partLoss(_ batch: TokenBatch) throws(Failure) -> [(loss: Double, targets: Int)] {
         let targets = try stack.targets(batch)
         var result = [(loss: Double, targets: Int)](repeating: (0, 0), count: batch.sequenceCount)
         guard targets.count > 0 else { return result }
@@ -188,27 +227,34 @@ public final class AdaptedModel {
     // MARK: - How it runs
 
     /// The blocks whose activations are saved: those from the first index on that fit into the limit.
-    private func firstSavedLayer(_ tokens: Int, lowest: Int) -> Int {
-        let perLayer = max(1, stack.recordBytesPerToken(binding) * max(1, tokens))
-        return max(lowest, count - activationMemoryLimit / perLayer)
+    private func firstSavedLayer(_ tokens: Int, lowest: Int, _ pass: BackwardPass) -> Int {
+        let perBlock = ActivationMemory.bytes(stack.recordSizes(binding, tokens: tokens, pass), saved: savedActivations)
+        return max(lowest, count - activationMemoryLimit / max(1, perBlock))
     }
 
     /// Hidden states after the last block, `[tokens, hidden]`. Inputs of the blocks from `savedFrom` on stay in
     /// `residuals[layer]`.
-    private func forward(_ batch: TokenBatch, savedFrom: Int) -> UnsafeMutablePointer<Float> {
+    private func forward(
+        _ batch: TokenBatch, savedFrom: Int, _ pass: BackwardPass? = nil
+    ) -> UnsafeMutablePointer<Float> {
         let tokens = batch.tokens.count
-        let firstSaved = firstSavedLayer(tokens, lowest: savedFrom)
-        // Record 0 is shared by the blocks that are not saved.
-        stack.prepare(
-            batch, binding, records: (firstSaved > 0 ? 0 : 1)..<1 + count - firstSaved, backward: savedFrom < count)
+        let firstSaved = pass.map { firstSavedLayer(tokens, lowest: savedFrom, $0) } ?? count
+        // Record 0 is shared by the blocks that are not saved, or by all if records are saved rounded.
+        let own = roundsRecords ? 0 : count - firstSaved
+        stack.prepare(batch, binding, records: (own < count ? 0 : 1)..<1 + own, backward: pass)
+        if roundsRecords, pass != nil {
+            // One more than is kept: a block that runs again is rounded too.
+            while savedRecords.count < 1 + count - firstSaved { savedRecords.append(SavedRecord()) }
+        }
         let kept = count - savedFrom
         while residuals.count < kept + 3 { residuals.append(FloatBuffer()) }
         for buffer in residuals[0..<kept + 3] { buffer.reserve(tokens * hidden) }
         stack.embed(into: residual(0, savedFrom: savedFrom))
         for layer in 0..<count {
+            let record = record(layer, firstSaved: firstSaved)
             stack.forward(
-                layer, residual(layer, savedFrom: savedFrom), record: record(layer, firstSaved: firstSaved),
-                into: residual(layer + 1, savedFrom: savedFrom))
+                layer, residual(layer, savedFrom: savedFrom), record: record, into: residual(layer + 1, savedFrom: savedFrom))
+            if roundsRecords, layer >= firstSaved { savedRecords[1 + layer - firstSaved].save(stack.record(record)) }
         }
         return residual(count, savedFrom: savedFrom)
     }
@@ -218,7 +264,11 @@ public final class AdaptedModel {
         residuals[layer < savedFrom ? layer & 1 : 2 + layer - savedFrom].pointer
     }
 
-    private func record(_ layer: Int, firstSaved: Int) -> Int { layer < firstSaved ? 0 : 1 + layer - firstSaved }
+    private func record(_ layer: Int, firstSaved: Int) -> Int {
+        roundsRecords || layer < firstSaved ? 0 : 1 + layer - firstSaved
+    }
+
+    private var roundsRecords: Bool { savedActivations != .float32 }
 
     /// The losses of the batch's targets and, down to `lowestLayer`, gradients.
     ///
@@ -229,16 +279,22 @@ public final class AdaptedModel {
     ) -> [Double] {
         guard targets.count > 0 else { return [] }
         let tokens = batch.tokens.count
-        let output = forward(batch, savedFrom: lowestLayer)
+        let pass = BackwardPass(formsGradient: gradient != nil, densePlaces: Set(dense.values.flatMap(\.keys)))
+        let output = forward(batch, savedFrom: lowestLayer, lowestLayer < count ? pass : nil)
         let carried = lowestLayer < count ? residualGradient.reserve(tokens * hidden) : nil
         let losses = stack.losses(output, targets, scales: scales, outputGradient: carried, gradient: gradient)
         guard let carried else { return losses }
-        let firstSaved = firstSavedLayer(tokens, lowest: lowestLayer)
+        let firstSaved = firstSavedLayer(tokens, lowest: lowestLayer, pass)
         for layer in (lowestLayer..<count).reversed() {
             let input = residual(layer, savedFrom: lowestLayer)
             let record = record(layer, firstSaved: firstSaved)
             // Its record was another block's since; its output goes where nobody reads it.
             if layer < firstSaved { stack.forward(layer, input, record: record, into: residuals[0].pointer) }
+            if roundsRecords {
+                let saved = savedRecords[max(0, 1 + layer - firstSaved)]
+                if layer < firstSaved { saved.save(stack.record(record)) }
+                saved.restore(stack.record(record))
+            }
             stack.backward(
                 layer, input, record: record, residualGradient: carried, needsInput: layer > lowestLayer, gradient: gradient,
                 dense: dense[layer] ?? [:])
@@ -252,7 +308,8 @@ extension AdaptedModel {
     func decode(_ tokens: [Int32], caches: [KeyValueCache], past: Int, memory: DecoderMemory) -> UnsafeMutablePointer<Float> {
         guard case .causal(let parts) = model.parts else { preconditionFailure("an encoder decodes nothing") }
         let (hidden, count) = (model.configuration.hiddenSize, tokens.count)
-        let shape = BlockShape(model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute)
+        let shape = BlockShape(
+            model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute, keepsAttended: false)
         memory.record.reserve(shape, tokens: count)
         memory.workspace.reserve(shape, tokens: count, backward: false)
         memory.first.reserve(count * hidden)

@@ -63,6 +63,8 @@ final class AdapterBinding {
     let projectionWidth: Int
     /// The lowest layer with a trained branch; the number of layers if there is none.
     let lowestTrainedLayer: Int
+    /// Whether some layer trains an A that reads what attention wrote.
+    let trainsOutputA: Bool
     /// In the order of `LanguageModel.headMaps`; empty for causal models.
     let head: [HeadMap]
 
@@ -158,6 +160,9 @@ final class AdapterBinding {
         self.maps = maps
         projectionWidth = width
         lowestTrainedLayer = lowest
+        trainsOutputA = maps.contains { layer in
+            layer[attentionOutputPlace].branches.contains { $0.gradientA != nil }
+        }
         var own = ownHead.reserve(max(1, model.headMaps.reduce(0) { $0 + $1.outputs * ($1.inputs + 1) }))
         var head: [HeadMap] = []
         for map in model.headMaps {
@@ -191,6 +196,26 @@ final class AdapterBinding {
     /// Whether these weights have the layouts that this binding was made for.
     func accepts(_ weights: AdapterWeights) -> Bool {
         [weights.trained.layout, weights.frozen?.layout, weights.correction?.layout] == layouts
+    }
+
+    var trainedLayout: AdapterLayout { layouts[0]! }
+
+    /// The present values; the trained ones come first.
+    var weights: AdapterWeights {
+        var start = 0
+        let states = layouts.map { layout in
+            layout.map { layout in
+                defer { start += layout.parameterCount }
+                return AdapterState(
+                    layout: layout,
+                    values: Array(UnsafeBufferPointer(start: values.pointer + start, count: layout.parameterCount)))
+            }
+        }
+        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: states[2])
+    }
+
+    func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) {
+        body(UnsafeMutableBufferPointer(start: values.pointer, count: trainedLayout.parameterCount))
     }
 
     /// Copies the values.

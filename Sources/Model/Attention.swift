@@ -19,7 +19,7 @@ struct Attention {
     var isCausal = true
 
     /// Queries of a tile.
-    private static let tileRows = 64
+    static let tileRows = 64
 
     var queryWidth: Int { headCount * headSize }
     var keyWidth: Int { keyValueHeadCount * headSize }
@@ -72,12 +72,12 @@ struct Attention {
     /// Gradients of queries, keys and values from that of the output; no earlier tokens.
     ///
     /// - Parameters:
-    ///   - output, normalizers: what forward wrote
+    ///   - output, normalizers: what forward wrote; without the output, rowsum(P dP) takes the place of rowsum(dO O)
     ///   - outputGradient: dO `[tokens, headCount headSize]`
     ///   - shares: room for dK and dV of every query head, 2 x `[tokens, headCount headSize]`
     func backward(
         queries: UnsafePointer<Float>, keys: UnsafePointer<Float>, values: UnsafePointer<Float>, tokens: Int,
-        sequences: [Range<Int>], output: UnsafePointer<Float>, normalizers: UnsafePointer<Float>,
+        sequences: [Range<Int>], output: UnsafePointer<Float>?, normalizers: UnsafePointer<Float>,
         outputGradient: UnsafePointer<Float>, shares: UnsafeMutablePointer<Float>, queryGradient: UnsafeMutablePointer<Float>,
         keyGradient: UnsafeMutablePointer<Float>, valueGradient: UnsafeMutablePointer<Float>
     ) {
@@ -109,11 +109,10 @@ struct Attention {
                 gemm(
                     transposeB: true, m: rows, n: visible, k: d, outputGradient + first, lda: width, v, ldb: keyWidth, ds,
                     ldc: lead)
-                tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots)
+                if let output { tributary_row_dots(path, outputGradient + first, width, output + first, width, rows, d, dots) }
                 tributary_causal_softmax_backward(
                     path, p, ds, lead, rows, visible, isCausal ? start + 1 : visible, scale,
-                    normalizers + head * tokens + range.lowerBound + start,
-                    dots)
+                    normalizers + head * tokens + range.lowerBound + start, output == nil ? nil : dots)
                 let beta: Float = tile == tiles - 1 ? 0 : 1
                 gemm(
                     transposeA: true, m: visible, n: d, k: rows, p, lda: lead, outputGradient + first, ldb: width, beta: beta, dv,

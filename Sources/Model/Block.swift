@@ -17,9 +17,12 @@ struct BlockShape {
     let projectionWidth: Int
     let hasQueryKeyNorm: Bool
     let compute: ComputeType
+    /// Whether backward reads what attention wrote: only for the gradient of an A, or of a whole matrix, that reads it.
+    let keepsAttended: Bool
 
-    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType) {
+    init(_ configuration: ModelConfiguration, projectionWidth: Int, compute: ComputeType, keepsAttended: Bool) {
         self.compute = compute
+        self.keepsAttended = keepsAttended
         hidden = configuration.hiddenSize
         intermediate = configuration.intermediateSize
         attention = Attention(
@@ -33,85 +36,65 @@ struct BlockShape {
     var queryWidth: Int { attention.queryWidth }
     var keyWidth: Int { attention.keyWidth }
 
-    /// Bytes of a block's record, a token.
-    var recordBytesPerToken: Int { 4 * BlockRecord.floatsPerToken(self) }
 }
 
-/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory.
-final class BlockRecord {
-    private let memory = FloatBuffer()
-    private(set) var queries: UnsafeMutablePointer<Float>
-    private(set) var keys: UnsafeMutablePointer<Float>
-    private(set) var values: UnsafeMutablePointer<Float>
-    /// Queries and keys before their norm (Qwen3), and 1 / rms of each head.
-    private(set) var plainQueries: UnsafeMutablePointer<Float>
-    private(set) var plainKeys: UnsafeMutablePointer<Float>
-    private(set) var queryInverses: UnsafeMutablePointer<Float>
-    private(set) var keyInverses: UnsafeMutablePointer<Float>
-    /// O of attention, and the log of each softmax's sum, `[heads, tokens]`.
-    private(set) var attended: UnsafeMutablePointer<Float>
-    private(set) var normalizers: UnsafeMutablePointer<Float>
-    /// x', and 1 / rms of x and x'.
-    private(set) var middle: UnsafeMutablePointer<Float>
-    private(set) var inputInverses: UnsafeMutablePointer<Float>
-    private(set) var middleInverses: UnsafeMutablePointer<Float>
-    private(set) var gate: UnsafeMutablePointer<Float>
-    private(set) var up: UnsafeMutablePointer<Float>
-    private(set) var projections: UnsafeMutablePointer<Float>
+/// What a block's forward keeps for its backward, for each of `tokens` tokens.
+final class BlockRecord: ActivationRecord {
+    private var starts: [Int] = []
 
-    static func floatsPerToken(_ shape: BlockShape) -> Int { widths(shape).reduce(0, +) }
+    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { pointer + starts[index] }
+    /// 1 / rms of x and x'.
+    var inputInverses: UnsafeMutablePointer<Float> { part(0) }
+    var middleInverses: UnsafeMutablePointer<Float> { part(1) }
+    /// The log of each softmax's sum, `[heads, tokens]`.
+    var normalizers: UnsafeMutablePointer<Float> { part(2) }
+    /// Of queries and keys before their norm (Qwen3), 1 / rms of each head.
+    var queryInverses: UnsafeMutablePointer<Float> { part(3) }
+    var keyInverses: UnsafeMutablePointer<Float> { part(4) }
+    var queries: UnsafeMutablePointer<Float> { part(5) }
+    var keys: UnsafeMutablePointer<Float> { part(6) }
+    var values: UnsafeMutablePointer<Float> { part(7) }
+    /// Queries and keys before their norm (Qwen3).
+    var plainQueries: UnsafeMutablePointer<Float> { part(8) }
+    var plainKeys: UnsafeMutablePointer<Float> { part(9) }
+    /// x'.
+    var middle: UnsafeMutablePointer<Float> { part(10) }
+    var gate: UnsafeMutablePointer<Float> { part(11) }
+    var up: UnsafeMutablePointer<Float> { part(12) }
+    var projections: UnsafeMutablePointer<Float> { part(13) }
+    /// O of attention.
+    var attended: UnsafeMutablePointer<Float> { part(14) }
 
-    private static func widths(_ shape: BlockShape) -> [Int] {
+    /// Floats a token of each part.
+    private static func widths(_ shape: BlockShape) -> (exact: [Int], rounded: [Int], attended: Int) {
         let normed = shape.hasQueryKeyNorm ? 1 : 0
         let (q, k) = (shape.queryWidth, shape.keyWidth)
-        return [
-            q, k, k, normed * q, normed * k, normed * shape.attention.headCount, normed * shape.attention.keyValueHeadCount, q,
-            shape.attention.headCount, shape.hidden, 1, 1, shape.intermediate, shape.intermediate, shape.projectionWidth,
-        ]
+        let (heads, keyHeads) = (shape.attention.headCount, shape.attention.keyValueHeadCount)
+        return (
+            [1, 1, heads, normed * heads, normed * keyHeads],
+            [q, k, k, normed * q, normed * k, shape.hidden, shape.intermediate, shape.intermediate, shape.projectionWidth], q
+        )
     }
 
-    init() {
-        let start = memory.pointer
-        queries = start
-        keys = start
-        values = start
-        plainQueries = start
-        plainKeys = start
-        queryInverses = start
-        keyInverses = start
-        attended = start
-        normalizers = start
-        middle = start
-        inputInverses = start
-        middleInverses = start
-        gate = start
-        up = start
-        projections = start
+    static func sizes(_ shape: BlockShape, tokens: Int) -> RecordSizes {
+        let widths = widths(shape)
+        let attended = size(widths.attended, tokens)
+        return (
+            widths.exact.reduce(0) { $0 + size($1, tokens) },
+            widths.rounded.reduce(0) { $0 + size($1, tokens) } + (shape.keepsAttended ? attended : 0),
+            shape.keepsAttended ? 0 : attended
+        )
     }
 
     func reserve(_ shape: BlockShape, tokens: Int) {
-        // Each part on a boundary of 64 bytes.
-        let sizes = Self.widths(shape).map { ($0 * tokens + 15) / 16 * 16 }
-        var next = memory.reserve(sizes.reduce(0, +))
-        func take(_ index: Int) -> UnsafeMutablePointer<Float> {
-            defer { next += sizes[index] }
-            return next
+        reserve(Self.sizes(shape, tokens: tokens))
+        var next = 0
+        starts.removeAll(keepingCapacity: true)
+        let widths = Self.widths(shape)
+        for width in widths.exact + widths.rounded + [widths.attended] {
+            starts.append(next)
+            next += Self.size(width, tokens)
         }
-        queries = take(0)
-        keys = take(1)
-        values = take(2)
-        plainQueries = take(3)
-        plainKeys = take(4)
-        queryInverses = take(5)
-        keyInverses = take(6)
-        attended = take(7)
-        normalizers = take(8)
-        middle = take(9)
-        inputInverses = take(10)
-        middleInverses = take(11)
-        gate = take(12)
-        up = take(13)
-        projections = take(14)
     }
 }
 
@@ -130,6 +113,15 @@ final class BlockWorkspace {
     let shares = FloatBuffer()
     let projectionGradients = FloatBuffer()
     let halves = HalfWorkspace()
+
+    /// Bytes of everything here, forward and backward.
+    static func byteCount(_ shape: BlockShape, tokens: Int) -> Int {
+        let (h, f, q, k) = (shape.hidden, shape.intermediate, shape.queryWidth, shape.keyWidth)
+        let floats = 2 * h + 2 * f + 4 * q + 2 * k + shape.projectionWidth
+        // Rows of x, and of dy of up to three maps.
+        let halves = shape.compute == .bfloat16 ? max(h, f, q) + max(h, f, q) + max(f, k) + k + 2 * shape.projectionWidth : 0
+        return tokens * (4 * floats + 2 * halves)
+    }
 
     func reserve(_ shape: BlockShape, tokens: Int, backward: Bool) {
         normed.reserve(tokens * shape.hidden)
@@ -375,7 +367,8 @@ struct Block {
         let keyGradient = workspace.keyGradient.pointer
         shape.attention.backward(
             queries: record.queries, keys: record.keys, values: record.values, tokens: tokens, sequences: places.sequences,
-            output: record.attended, normalizers: record.normalizers, outputGradient: workspace.attendedGradient.pointer,
+            output: shape.keepsAttended ? record.attended : nil, normalizers: record.normalizers,
+            outputGradient: workspace.attendedGradient.pointer,
             shares: workspace.shares.pointer, queryGradient: queryGradient, keyGradient: keyGradient,
             valueGradient: workspace.valueGradient.pointer)
         let d = shape.attention.headSize

@@ -15,19 +15,55 @@ struct LossTargets {
     var count: Int { rows.count }
 }
 
+/// The place of the map behind attention among a block's maps, of either kind: after query, key and value.
+let attentionOutputPlace = 3
+
+/// What a backward pass will form, and so what its forward pass has to leave behind.
+struct BackwardPass {
+    /// Whether gradients of the adapter's trained tensors are formed.
+    var formsGradient: Bool
+    /// Places in a block of the maps whose dW is formed.
+    var densePlaces: Set<Int> = []
+}
+
+/// Floats of a block's record: what stays exact where records are saved rounded, what is rounded, and what is not saved.
+typealias RecordSizes = (exact: Int, rounded: Int, passing: Int)
+
+/// What a block's forward keeps for its backward; one block of memory in three parts, as `RecordSizes` has them.
+class ActivationRecord {
+    private let memory = FloatBuffer()
+    private var sizes: RecordSizes = (0, 0, 0)
+
+    var pointer: UnsafeMutablePointer<Float> { memory.pointer }
+    var exactCount: Int { sizes.exact }
+    var roundedCount: Int { sizes.rounded }
+
+    /// Makes room; growing loses the content.
+    func reserve(_ sizes: RecordSizes) {
+        self.sizes = sizes
+        memory.reserve(sizes.exact + sizes.rounded + sizes.passing)
+    }
+
+    /// Floats of a part of `width` a token: each begins on a boundary of 64 bytes.
+    static func size(_ width: Int, _ tokens: Int) -> Int { (width * tokens + 15) / 16 * 16 }
+}
+
 /// The blocks of a model, what they read and what stands behind them, with the memory that running them takes.
 ///
 /// `AdaptedModel` decides which blocks' records are kept, and runs the blocks from first to last and back.
 protocol BlockStack: AnyObject {
-    /// Bytes of a block's record, a token.
-    func recordBytesPerToken(_ binding: AdapterBinding) -> Int
+    /// What the record of one block takes for so many tokens.
+    func recordSizes(_ binding: AdapterBinding, tokens: Int, _ pass: BackwardPass) -> RecordSizes
+
+    /// A record that `prepare` made room for.
+    func record(_ index: Int) -> ActivationRecord
 
     /// Takes a batch, and makes room for running it.
     ///
     /// - Parameters:
     ///   - records: those that will be used
-    ///   - backward: whether a backward pass follows
-    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records: Range<Int>, backward: Bool)
+    ///   - backward: the backward pass that follows; nil for none
+    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records: Range<Int>, backward: BackwardPass?)
 
     /// What the first block reads, `[tokens, hidden]`.
     func embed(into target: UnsafeMutablePointer<Float>)

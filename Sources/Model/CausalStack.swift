@@ -17,6 +17,7 @@ final class CausalStack: BlockStack {
     private var sequences: [Range<Int>] = []
     private var maps: [[AdaptedMap]] = []
     private var projectionWidth = 0
+    private var keepsAttended = false
     private let predicting = FloatBuffer()
     private let predictingGradient = FloatBuffer()
     private let normed = FloatBuffer()
@@ -30,29 +31,43 @@ final class CausalStack: BlockStack {
     }
 
     private var hidden: Int { model.configuration.hiddenSize }
-    private func shape(_ projectionWidth: Int) -> BlockShape {
-        BlockShape(model.configuration, projectionWidth: projectionWidth, compute: model.compute)
+    private var shape: BlockShape {
+        BlockShape(
+            model.configuration, projectionWidth: projectionWidth, compute: model.compute, keepsAttended: keepsAttended)
     }
 
-    func recordBytesPerToken(_ binding: AdapterBinding) -> Int { shape(binding.projectionWidth).recordBytesPerToken }
+    /// Whether the gradient of an A, or of a whole matrix, reads what attention wrote.
+    private func readsAttended(_ binding: AdapterBinding, _ pass: BackwardPass) -> Bool {
+        pass.densePlaces.contains(attentionOutputPlace) || pass.formsGradient && binding.trainsOutputA
+    }
 
-    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records range: Range<Int>, backward: Bool) {
+    func recordSizes(_ binding: AdapterBinding, tokens: Int, _ pass: BackwardPass) -> RecordSizes {
+        BlockRecord.sizes(
+            BlockShape(
+                model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute,
+                keepsAttended: readsAttended(binding, pass)), tokens: tokens)
+    }
+
+    func record(_ index: Int) -> ActivationRecord { records[index] }
+
+    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records range: Range<Int>, backward: BackwardPass?) {
+        keepsAttended = backward.map { readsAttended(binding, $0) } ?? false
         maps = binding.maps
         projectionWidth = binding.projectionWidth
         tokens = batch.tokens
         positions = batch.positions
         sequences = (0..<batch.sequenceCount).map(batch.sequence)
         rotary.reserve(batch.longestSequence)
-        let shape = shape(projectionWidth)
+        let shape = shape
         while records.count < range.upperBound { records.append(BlockRecord()) }
         for record in records[range] { record.reserve(shape, tokens: tokens.count) }
-        workspace.reserve(shape, tokens: tokens.count, backward: backward)
+        workspace.reserve(shape, tokens: tokens.count, backward: backward != nil)
     }
 
     func embed(into target: UnsafeMutablePointer<Float>) { model.embed(tokens, into: target) }
 
     private func block(_ layer: Int) -> Block {
-        Block(shape: shape(projectionWidth), layer: parts.layers[layer], maps: maps[layer])
+        Block(shape: shape, layer: parts.layers[layer], maps: maps[layer])
     }
 
     private func withPlaces(_ body: (TokenPlaces) -> Void) {
@@ -139,7 +154,7 @@ final class CausalStack: BlockStack {
         let vocabulary = model.configuration.vocabularySize
         let states = normedStates(output, rows)
         return [Float](unsafeUninitializedCapacity: rows.count * vocabulary) { target, initialized in
-            head.logits(states, count: rows.count, into: target.baseAddress!)
+            head.logits(states, count: rows.count, into: target.baseAddress!, lead: vocabulary)
             initialized = rows.count * vocabulary
         }
     }

@@ -78,7 +78,7 @@ public final class Decoder {
         }
         let state = model.decode(Array(tokens[start...]), caches: caches, past: count, memory: memory)
         return [Float](unsafeUninitializedCapacity: configuration.vocabularySize) { target, initialized in
-            head.logits(state, count: 1, into: target.baseAddress!)
+            head.logits(state, count: 1, into: target.baseAddress!, lead: configuration.vocabularySize)
             initialized = configuration.vocabularySize
         }
     }

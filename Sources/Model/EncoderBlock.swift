@@ -30,46 +30,52 @@ struct EncoderShape {
     }
 }
 
-/// What a block's forward keeps for its backward, for each of `tokens` tokens; one block of memory.
-final class EncoderRecord {
-    private let memory = FloatBuffer()
+/// What a block's forward keeps for its backward, for each of `tokens` tokens.
+final class EncoderRecord: ActivationRecord {
     private var starts: [Int] = []
 
-    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { memory.pointer + starts[index] }
-    var queries: UnsafeMutablePointer<Float> { part(0) }
-    var keys: UnsafeMutablePointer<Float> { part(1) }
-    var values: UnsafeMutablePointer<Float> { part(2) }
-    /// O of attention, and the log of each softmax's sum, `[heads, tokens]`.
-    var attended: UnsafeMutablePointer<Float> { part(3) }
-    var normalizers: UnsafeMutablePointer<Float> { part(4) }
-    /// a and s, and mean and 1 / deviation of each of their rows.
-    var attentionSum: UnsafeMutablePointer<Float> { part(5) }
-    var attentionStatistics: UnsafeMutablePointer<Float> { part(6) }
-    var outputSum: UnsafeMutablePointer<Float> { part(7) }
-    var outputStatistics: UnsafeMutablePointer<Float> { part(8) }
+    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { pointer + starts[index] }
+    /// The log of each softmax's sum, `[heads, tokens]`.
+    var normalizers: UnsafeMutablePointer<Float> { part(0) }
+    /// Mean and 1 / deviation of each row of a and of s.
+    var attentionStatistics: UnsafeMutablePointer<Float> { part(1) }
+    var outputStatistics: UnsafeMutablePointer<Float> { part(2) }
+    var queries: UnsafeMutablePointer<Float> { part(3) }
+    var keys: UnsafeMutablePointer<Float> { part(4) }
+    var values: UnsafeMutablePointer<Float> { part(5) }
+    /// O of attention.
+    var attended: UnsafeMutablePointer<Float> { part(6) }
+    /// a and s.
+    var attentionSum: UnsafeMutablePointer<Float> { part(7) }
+    var outputSum: UnsafeMutablePointer<Float> { part(8) }
     /// u.
     var inner: UnsafeMutablePointer<Float> { part(9) }
     var projections: UnsafeMutablePointer<Float> { part(10) }
 
-    private static func widths(_ shape: EncoderShape) -> [Int] {
+    private static func widths(_ shape: EncoderShape) -> (exact: [Int], rounded: [Int]) {
         let hidden = shape.hidden
-        return [
-            hidden, hidden, hidden, hidden, shape.attention.headCount, hidden, 2, hidden, 2, shape.intermediate,
-            shape.projectionWidth,
-        ]
+        return (
+            [shape.attention.headCount, 2, 2],
+            [hidden, hidden, hidden, hidden, hidden, hidden, shape.intermediate, shape.projectionWidth]
+        )
     }
 
-    static func bytesPerToken(_ shape: EncoderShape) -> Int { 4 * widths(shape).reduce(0, +) }
+    static func sizes(_ shape: EncoderShape, tokens: Int) -> RecordSizes {
+        let widths = widths(shape)
+        return (
+            widths.exact.reduce(0) { $0 + size($1, tokens) }, widths.rounded.reduce(0) { $0 + size($1, tokens) }, 0
+        )
+    }
 
     func reserve(_ shape: EncoderShape, tokens: Int) {
-        // Each part on a boundary of 64 bytes.
+        reserve(Self.sizes(shape, tokens: tokens))
         var next = 0
         starts.removeAll(keepingCapacity: true)
-        for width in Self.widths(shape) {
+        let widths = Self.widths(shape)
+        for width in widths.exact + widths.rounded {
             starts.append(next)
-            next += (width * tokens + 15) / 16 * 16
+            next += Self.size(width, tokens)
         }
-        memory.reserve(next)
     }
 }
 
@@ -88,6 +94,13 @@ final class EncoderWorkspace {
     let shares = FloatBuffer()
     let projectionGradients = FloatBuffer()
     let halves = HalfWorkspace()
+
+    /// Bytes of everything here, forward and backward.
+    static func byteCount(_ shape: EncoderShape, tokens: Int) -> Int {
+        let (h, f) = (shape.hidden, shape.intermediate)
+        let halves = shape.compute == .bfloat16 ? 2 * max(h, f) + 2 * h + 2 * shape.projectionWidth : 0
+        return tokens * (4 * (8 * h + 2 * f + shape.projectionWidth) + 2 * halves)
+    }
 
     func reserve(_ shape: EncoderShape, tokens: Int, backward: Bool) {
         let size = tokens * shape.hidden

@@ -28,9 +28,13 @@ final class EncoderStack: BlockStack {
         EncoderShape(model.configuration, projectionWidth: projectionWidth, compute: model.compute)
     }
 
-    func recordBytesPerToken(_ binding: AdapterBinding) -> Int { EncoderRecord.bytesPerToken(shape(binding.projectionWidth)) }
+    func recordSizes(_ binding: AdapterBinding, tokens: Int, _ pass: BackwardPass) -> RecordSizes {
+        EncoderRecord.sizes(shape(binding.projectionWidth), tokens: tokens)
+    }
 
-    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records range: Range<Int>, backward: Bool) {
+    func record(_ index: Int) -> ActivationRecord { records[index] }
+
+    func prepare(_ batch: TokenBatch, _ binding: AdapterBinding, records range: Range<Int>, backward: BackwardPass?) {
         maps = binding.maps
         headMaps = binding.head
         projectionWidth = binding.projectionWidth
@@ -40,7 +44,7 @@ final class EncoderStack: BlockStack {
         let shape = shape(projectionWidth)
         while records.count < range.upperBound { records.append(EncoderRecord()) }
         for record in records[range] { record.reserve(shape, tokens: tokens.count) }
-        workspace.reserve(shape, tokens: tokens.count, backward: backward)
+        workspace.reserve(shape, tokens: tokens.count, backward: backward != nil)
     }
 
     /// norm(word + position + token type 0).

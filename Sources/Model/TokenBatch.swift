@@ -34,6 +34,24 @@ public struct TokenBatch: Sendable, Equatable {
 
     public var sequenceCount: Int { starts.count - 1 }
 
+    /// The batch in parts of whole sequences, each of at most `count` tokens unless one sequence alone has more.
+    func parts(ofTokens count: Int) -> [TokenBatch] {
+        guard tokens.count > count, sequenceCount > 1 else { return [self] }
+        var parts: [TokenBatch] = []
+        var first = 0
+        while first < sequenceCount {
+            var last = first + 1
+            while last < sequenceCount, starts[last + 1] - starts[first] <= count { last += 1 }
+            let range = starts[first]..<starts[last]
+            parts.append(
+                TokenBatch(
+                    tokens: Array(tokens[range]), starts: starts[first...last].map { $0 - range.lowerBound },
+                    targets: Array(targets[range]), labels: labels.isEmpty ? [] : Array(labels[first..<last])))
+            first = last
+        }
+        return parts
+    }
+
     func sequence(_ index: Int) -> Range<Int> { starts[index]..<starts[index + 1] }
 
     /// Position of each token within its sequence.

@@ -72,8 +72,10 @@ public enum QuantizationName: String, Codable, Sendable, CaseIterable {
     case stored
     /// Decoded to float32.
     case none
+    // Formats with an encoder (`WeightFormat.all` of the engine, which a coordinator does not link).
     case int8
     case nf4
+    case fp4
 }
 
 /// What the products with the frozen weights are computed in. A client that cannot do so is refused.
@@ -130,6 +132,8 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     public var gradientClip = 1.0
     public var quantize: QuantizationName = .stored
     public var compute: ComputeName = .float32
+    /// What blocks' activations are rounded to while they wait for the backward pass; `auto`: as `compute`.
+    public var savedActivations: ComputeName = .auto
 
     // How updates travel.
     /// Of contributions.

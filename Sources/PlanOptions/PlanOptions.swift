@@ -75,6 +75,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var quantize: QuantizationName?
     @Option(help: "What products with the frozen base are computed in.")
     public var compute: ComputeName?
+    @Option(help: "What activations that wait for the backward pass are kept in; auto is what products are computed in.")
+    public var savedActivations: ComputeName?
 
     // How updates travel.
     @Option(
@@ -152,6 +154,7 @@ public struct PlanOptions: ParsableArguments, Sendable {
         .init("gradient_clip", \.gradientClip, plan: \.gradientClip),
         .init("quantize", \.quantize, plan: \.quantize),
         .init("compute", \.compute, plan: \.compute),
+        .init("saved_activations", \.savedActivations, plan: \.savedActivations),
         .init("compress", \.compress, plan: \.compress),
         .init("compress_downlink", \.compressDownlink, plan: \.compressDownlink),
         .init("error_feedback", \.errorFeedback, plan: \.errorFeedback),

@@ -69,12 +69,12 @@ struct QuantizationState {
 }
 
 extension FourBitCodes {
-    /// The codes of a packed weight, left in the mapped file, and the format's name.
+    /// The codes of a packed weight, left in the mapped file.
     ///
     /// - Throws: `Failure` that names the tensor that is missing or wrong
     public static func load(
         map: LinearMap, from checkpoint: CheckpointFolder
-    ) throws(Failure) -> (codes: FourBitCodes, name: String) {
+    ) throws(Failure) -> FourBitCodes {
         let name = map.name + ".weight"
         let packed = try checkpoint.tensor(name)
         let prefix = name + ".quant_state.bitsandbytes__"
@@ -99,10 +99,8 @@ extension FourBitCodes {
             if let index = scales.firstIndex(where: { !$0.isFinite }) {
                 throw wrong("tensor \(absmax.name) holds \(scales[index]) at \(index)")
             }
-            return (
-                FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .plain(scales)),
-                state.type
-            )
+            return FourBitCodes(
+                format: state.type, table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .plain(scales))
         }
         guard let offset = state.nestedOffset else { throw wrong("tensor \(stored.name) has no nested_offset") }
         let nestedMap = try checkpoint.tensor(name + ".nested_quant_map").floats()
@@ -118,9 +116,8 @@ extension FourBitCodes {
         let nested = NestedScales(
             codes: Array(absmax.bytes), map: nestedMap, scales: nestedScales, offset: Float(offset),
             blockSize: state.nestedBlockSize)
-        return (
-            FourBitCodes(table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .nested(nested)), state.type
-        )
+        return FourBitCodes(
+            format: state.type, table: table, blockSize: state.blockSize, packed: .mapped(packed), scales: .nested(nested))
     }
 
     /// The tensors that bitsandbytes reads for a weight, the packed codes first.
@@ -139,24 +136,25 @@ extension FourBitCodes {
             parts.append((TensorDeclaration(name: name + suffix, dtype: type, shape: shape), bytes))
         }
         add("", .u8, [packed.count, 1], packed)
-        var state = QuantizationState(type: "nf4", blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nil)
+        var state = QuantizationState(type: format, blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nil)
         switch scales {
         case .plain(let values): add(".absmax", .f32, [values.count], bytes(values))
         case .nested(let nested):
             add(".absmax", .u8, [nested.codes.count], nested.codes)
             add(".nested_absmax", .f32, [nested.scales.count], bytes(nested.scales))
             add(".nested_quant_map", .f32, [nested.map.count], bytes(nested.map))
-            state = QuantizationState(type: "nf4", blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nested)
+            state = QuantizationState(type: format, blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nested)
         }
         add(".quant_map", .f32, [table.count], bytes(table))
         let text = Array(state.text.utf8)
-        add(".quant_state.bitsandbytes__nf4", .u8, [text.count], text)
+        add(".quant_state.bitsandbytes__" + format, .u8, [text.count], text)
         return parts
     }
 
     /// The declarations of what `serialized` will give for a weight, known before it is quantized.
     public static func declarations(
-        name: String, shape: [Int], dtype: TensorType, blockSize: Int = NF4.defaultBlockSize, nested: Bool = true
+        name: String, shape: [Int], dtype: TensorType, format: String = NF4.name, blockSize: Int = NF4.defaultBlockSize,
+        nested: Bool = true
     ) -> [TensorDeclaration] {
         let count = shape.reduce(1, *)
         let blocks = (count + blockSize - 1) / blockSize
@@ -164,7 +162,7 @@ extension FourBitCodes {
         let scales = NestedScales(
             codes: [], map: DynamicMap.signed.values, scales: [], offset: 0, blockSize: NestedScales.defaultBlockSize)
         let state = QuantizationState(
-            type: "nf4", blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nested ? scales : nil)
+            type: format, blockSize: blockSize, dtype: dtype.torchName, shape: shape, nested: nested ? scales : nil)
         func tensor(_ suffix: String, _ type: TensorType, _ shape: [Int]) -> TensorDeclaration {
             TensorDeclaration(name: name + suffix, dtype: type, shape: shape)
         }
@@ -172,18 +170,20 @@ extension FourBitCodes {
             + (nested ? [tensor(".nested_absmax", .f32, [nestedCount]), tensor(".nested_quant_map", .f32, [256])] : [])
             + [
                 tensor(".quant_map", .f32, [16]),
-                tensor(".quant_state.bitsandbytes__nf4", .u8, [state.text.utf8.count]),
+                tensor(".quant_state.bitsandbytes__" + format, .u8, [state.text.utf8.count]),
             ]
     }
 
     /// `quantization_config` of a `config.json` beside such weights, as transformers reads it.
-    public static func quantizationConfiguration(computeType: TensorType, nested: Bool, skippedModules: [String]) -> JSONValue {
+    public static func quantizationConfiguration(
+        format: String = NF4.name, computeType: TensorType, nested: Bool, skippedModules: [String]
+    ) -> JSONValue {
         .object([
             .init("_load_in_4bit", .boolean(true)),
             .init("_load_in_8bit", .boolean(false)),
             .init("bnb_4bit_compute_dtype", .string(computeType.torchName)),
             .init("bnb_4bit_quant_storage", .string("uint8")),
-            .init("bnb_4bit_quant_type", .string("nf4")),
+            .init("bnb_4bit_quant_type", .string(format)),
             .init("bnb_4bit_use_double_quant", .boolean(nested)),
             .init("llm_int8_enable_fp32_cpu_offload", .boolean(false)),
             .init("llm_int8_has_fp16_weight", .boolean(false)),

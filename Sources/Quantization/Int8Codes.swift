@@ -8,6 +8,13 @@ import Checkpoints
 import LinearAlgebra
 import Primitives
 
+extension WeightFormat {
+    public static let int8 = WeightFormat(
+        name: "int8", bitsPerWeight: 8 + 32.0 / Double(Int8Codes.run), blockSize: Int8Codes.run,
+        errorBound: .init(ofBlock: 0.5 / 127),
+        encode: { (tensor, rows, columns) throws(Failure) in try Int8Codes(tensor, rows: rows, columns: columns) })
+}
+
 public struct Int8Codes: Sendable {
     /// Columns that share a scale; the last run of a row may be shorter.
     public static let run = 64
@@ -69,12 +76,23 @@ public struct Int8Codes: Sendable {
 
     /// Codes of a stored matrix; its mapped pages are given back as they are done.
     public init(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
-        let source = try DenseSource(tensor)
+        let source = try StoredWeights(tensor, rows: rows, columns: columns)
         self = try Int8Codes(name: "tensor \(tensor.name)", rows: rows, columns: columns) { range, target in
-            source.decode(columns: columns, rows: range, 0..<columns, into: target, stride: columns)
-            let row = columns * tensor.dtype.size
-            let first = tensor.range.lowerBound + range.lowerBound * row
-            tensor.file.release(first..<first + range.count * row)
+            source.read(range.lowerBound * columns..<range.upperBound * columns, into: target)
         }
+    }
+}
+
+extension Int8Codes: PackedWeights {
+    var formatName: String { "int8" }
+    var byteCount: Int { codes.count + 4 * scales.count }
+
+    func decode(
+        columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,
+        path: KernelPath
+    ) {
+        tributary_decode_int8(
+            path.rawValue, codes, scales, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target,
+            stride)
     }
 }

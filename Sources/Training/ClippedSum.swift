@@ -34,6 +34,12 @@ package final class ClippedSum {
         perPass = max(1, min(batchSize, memoryLimit / max(1, parameterCount * MemoryLayout<Float>.stride)))
     }
 
+    /// Bytes that single gradients and their sum take.
+    package static func byteCount(parameterCount: Int, batchSize: Int) -> Int {
+        let one = parameterCount * MemoryLayout<Float>.stride
+        return 2 * one + max(1, min(batchSize, memoryLimit / max(1, one))) * one
+    }
+
     /// Makes `values` the sum over these examples of gradient x min(1, clip / norm), in their order, however they are
     /// spread over passes; zero if there is no example. An example whose loss or gradient is not finite is left out: ending
     /// the training there would tell that it was drawn.

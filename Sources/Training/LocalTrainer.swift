@@ -83,10 +83,10 @@ public enum LocalTrainer {
     ) throws(Failure) -> TrainingOutcome {
         guard !examples.isEmpty else { throw Failure(.badData, "there is no example to train on") }
         let schedule = settings.schedule(totalSteps: totalSteps)
-        var weights = model.weights
-        let count = weights.trained.values.count
+        let layout = model.trainedLayout
+        let count = layout.parameterCount
         var optimizer = Optimizer(
-            settings.optimizer, tensorCounts: weights.trained.layout.tensors.map(\.count), weightDecay: settings.weightDecay)
+            settings.optimizer, tensorCounts: layout.tensors.map(\.count), weightDecay: settings.weightDecay)
         var order = BatchOrder(count: examples.count, generator: generator)
         let clipped = privacy.map { ClippedSum(clip: $0.clip, parameterCount: count, batchSize: settings.batchSize) }
         var gradient = [Float](repeating: 0, count: count)
@@ -117,8 +117,7 @@ public enum LocalTrainer {
                 )
             }
             let rate = schedule.rate(step)
-            optimizer.step(&weights.trained.values, gradient: gradient, learningRate: rate)
-            try model.load(weights)
+            model.withTrainedValues { optimizer.step($0, gradient: gradient, learningRate: rate) }
             total.loss += result.loss
             total.count += result.count
             total.targets += result.targets
@@ -132,7 +131,7 @@ public enum LocalTrainer {
             if !goesOn { break }
         }
         return TrainingOutcome(
-            weights: weights, meanLoss: total.count > 0 ? total.loss / Double(total.count) : 0, targetTokens: total.targets,
+            weights: model.weights, meanLoss: total.count > 0 ? total.loss / Double(total.count) : 0, targetTokens: total.targets,
             tokens: total.tokens, steps: losses.count, losses: losses)
     }
 

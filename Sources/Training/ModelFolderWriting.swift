@@ -18,7 +18,8 @@ public enum ModelFolderWriting {
     /// Writes base + adapter as a dense checkpoint.
     ///
     /// A map's weight becomes W + s B A, computed in float32 and rounded once to the type in which the base stores it;
-    /// a base in 4 bits is decoded to the type it had before. Everything else is copied.
+    /// a base in 4 bits is decoded to the type it had before. A classifier's head takes the place of the base's. Everything
+    /// else is copied.
     /// - Parameters:
     ///   - output: a folder that does not exist yet, or is empty
     ///   - progress: false stops; nothing is kept
@@ -33,8 +34,10 @@ public enum ModelFolderWriting {
         if checkpoint.configuration.quantization != nil {
             configuration = .object((configuration.members ?? []).filter { $0.key != "quantization_config" })
         }
+        let head = try MergedHead(adapter, checkpoint.configuration)
+        configuration = head.configure(configuration)
         var declarations: [TensorDeclaration] = []
-        for name in checkpoint.tensorNames {
+        for name in checkpoint.tensorNames where !head.replaces(name) {
             let tensor = try checkpoint.tensor(name)
             if let map = packedMap(name, checkpoint, byMap) {
                 if name == map.name + ".weight" {
@@ -45,10 +48,13 @@ public enum ModelFolderWriting {
                 declarations.append(TensorDeclaration(name: name, dtype: tensor.dtype, shape: tensor.shape))
             }
         }
+        declarations += head.declarations
         try write(checkpoint, output, configuration, declarations, progress) { (writer, report) throws(Failure) in
             for declaration in declarations {
                 let name = declaration.name
-                if name.hasSuffix(".weight"), let map = byMap[String(name.dropLast(".weight".count))],
+                if let values = head.values(name) {
+                    try writer.append(name, floats: values)
+                } else if name.hasSuffix(".weight"), let map = byMap[String(name.dropLast(".weight".count))],
                     entries[map.name] != nil || checkpoint.isBitsAndBytes4Bit(map.name)
                 {
                     try mergeMap(map, checkpoint, entries[map.name], declaration, writer)

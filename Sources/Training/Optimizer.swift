@@ -89,23 +89,34 @@ public struct Optimizer: Sendable {
         second = Moments(floats: [Float](repeating: 0, count: floats), codes: BlockCodes(zeros: coded, map: .unsigned))
     }
 
+    /// Bytes that the moments of tensors of these sizes will take.
+    public static func stateByteCount(_ name: OptimizerName, tensorCounts: [Int]) -> Int {
+        guard name != .sgd else { return 0 }
+        return tensorCounts.reduce(0) { sum, count in
+            let blocks = (count + BlockCodes.blockSize - 1) / BlockCodes.blockSize
+            return sum + (name == .adamw8bit && count >= smallestCoded ? 2 * blocks * (BlockCodes.blockSize + 4) : 8 * count)
+        }
+    }
+
     /// Bytes of the moments.
     public var stateByteCount: Int { first.byteCount + second.byteCount }
 
     /// One step: `values` and `gradient` have as many values as the tensors given at the start.
     public mutating func step(_ values: inout [Float], gradient: [Float], learningRate: Double) {
+        values.withUnsafeMutableBufferPointer { step($0, gradient: gradient, learningRate: learningRate) }
+    }
+
+    mutating func step(_ values: UnsafeMutableBufferPointer<Float>, gradient: [Float], learningRate: Double) {
         let count = parts.last?.range.upperBound ?? 0
         precondition(
             values.count == count && gradient.count == count,
             "\(values.count) values and \(gradient.count) gradients for tensors of \(count)")
         steps += 1
-        values.withUnsafeMutableBufferPointer { values in
-            gradient.withUnsafeBufferPointer { gradient in
-                guard let w = values.baseAddress, let g = gradient.baseAddress else { return }
-                switch name {
-                case .adamw, .adamw8bit: adamW(w, g, learningRate)
-                case .sgd: sgd(w, g, learningRate)
-                }
+        gradient.withUnsafeBufferPointer { gradient in
+            guard let w = values.baseAddress, let g = gradient.baseAddress else { return }
+            switch name {
+            case .adamw, .adamw8bit: adamW(w, g, learningRate)
+            case .sgd: sgd(w, g, learningRate)
             }
         }
     }

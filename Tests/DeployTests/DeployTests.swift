@@ -19,7 +19,8 @@ import Yams
         "weighting", "seed", "ranks", "alpha", "rank_stabilized", "target_modules", "rank_cap", "start", "local_steps",
         "batch_size", "gradient_accumulation", "sequence_length", "learning_rate", "schedule", "warmup_steps", "optimizer",
         "weight_decay", "gradient_clip", "quantize", "exact_match", "exact_match_marker", "init_adapter",
-        "compute", "compress", "compress_downlink", "error_feedback", "residual_decay", "dp", "epsilon", "delta", "clip",
+        "compute", "saved_activations", "compress", "compress_downlink", "error_feedback", "residual_decay", "dp", "epsilon",
+        "delta", "clip",
         "noise_multiplier", "client_sampling_rate", "clip_quantile", "clip_learning_rate", "clip_count_noise", "public_counts",
         "public_evaluation", "task", "labels",
     ]
@@ -65,6 +66,7 @@ import Yams
         #expect(set["exact_match"] as? Int == plan.exactMatchTokens)
         #expect(set["exact_match_marker"] as? String == plan.exactMatchMarker)
         #expect(set["compute"] as? String == plan.compute.rawValue)
+        #expect(set["saved_activations"] as? String == plan.savedActivations.rawValue)
         #expect(set["compress"] as? String == plan.compress.description)
         #expect(set["compress_downlink"] as? String == plan.compressDownlink.description)
         #expect(set["error_feedback"] as? Bool == plan.errorFeedback)

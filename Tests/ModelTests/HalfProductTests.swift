@@ -42,6 +42,7 @@ private func rounded(_ values: [Float]) -> [Double] {
             ("nf4", QuantizedMatrix(try NF4.encode(values, nested: false), rows: rows, columns: columns)),
             ("nf4 nested, 32", QuantizedMatrix(try NF4.encode(values, blockSize: 32), rows: rows, columns: columns)),
             ("nf4 nested, 256", QuantizedMatrix(try NF4.encode(values, blockSize: 256), rows: rows, columns: columns)),
+            ("fp4", QuantizedMatrix(try FP4.encode(values), rows: rows, columns: columns)),
             ("int8", QuantizedMatrix(try Int8Codes(values, rows: rows, columns: columns), rows: rows, columns: columns)),
         ]
     }

@@ -53,6 +53,7 @@ private func NSTemporaryDirectoryPath() -> String {
             QuantizedMatrix(try NF4.encode(values, nested: false), rows: rows, columns: columns),
             QuantizedMatrix(try NF4.encode(values, blockSize: 32), rows: rows, columns: columns),
             QuantizedMatrix(try NF4.encode(values, blockSize: 4096), rows: rows, columns: columns),
+            QuantizedMatrix(try FP4.encode(values), rows: rows, columns: columns),
             QuantizedMatrix(try Int8Codes(values, rows: rows, columns: columns), rows: rows, columns: columns),
         ]
     }
@@ -182,7 +183,7 @@ private func NSTemporaryDirectoryPath() -> String {
             let reference = try source.tensor(map.name + ".weight").floats()
             for (checkpoint, form, tolerance) in [
                 (serialized, WeightForm.stored, 0.12), (source, .stored, 0), (source, .none, 0), (source, .nf4, 0.12),
-                (source, .int8, 0.01),
+                (source, .fp4, 0.15), (source, .int8, 0.01),
             ] {
                 let matrix = try QuantizedMatrix.load(map: map, from: checkpoint, as: form)
                 #expect(Closeness(matrix.decoded(), reference).isWithin(norm: tolerance), "\(map.name) \(form)")

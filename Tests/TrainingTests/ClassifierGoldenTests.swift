@@ -145,4 +145,56 @@ private struct GoldenClassifier {
             #expect(closeness.isWithin(norm: 1e-4), "\(key): \(closeness)")
         }
     }
+
+    @Test(arguments: names, [true, false])
+    func `a merged classifier needs no adapter, whether its class has a head or not`(name: String, isBare: Bool) throws {
+        let golden = try GoldenClassifier(name)
+        let folder = TemporaryFolder()
+        var checkpoint = golden.checkpoint
+        let labels = try #require(golden.model.headMaps.last).outputs
+        if isBare {
+            // The same encoder as a class without a head; then the mean of all states is what the head reads.
+            var json = try readJSON(checkpoint.path + "/config.json")
+            json.set("architectures", .array([.string(name.hasPrefix("bert") ? "BertModel" : "RobertaModel")]))
+            makeFolders(folder.file("bare"))
+            try writeFile(folder.file("bare/config.json"), Array(json.pretty.utf8))
+            try writeFile(folder.file("bare/model.safetensors"), try readFile(checkpoint.path + "/model.safetensors"))
+            checkpoint = try CheckpointFolder(path: folder.file("bare"))
+            #expect(PEFTAdapter.HeadPlace(checkpoint.configuration) == .file)
+        }
+        func adapted(_ checkpoint: CheckpointFolder, _ weights: AdapterWeights) throws -> AdaptedModel {
+            try AdaptedModel(
+                model: try LanguageModel(checkpoint: checkpoint, quantization: .stored, task: .classify(labelCount: labels)),
+                weights: weights)
+        }
+        let maps = checkpoint.configuration.linearMaps
+        var generator = SeededGenerator(seed: 8, purpose: "head")
+        let adapter = PEFTAdapter(
+            entries: golden.adapter.entries,
+            head: checkpoint.configuration.head(labelCount: labels).map { map in
+                PEFTAdapter.HeadEntry(
+                    map: map.name, weight: (0..<map.outputs * map.inputs).map { _ in generator.symmetric(0.3) },
+                    bias: (0..<map.outputs).map { _ in generator.symmetric(0.3) })
+            })
+        let expected = try adapted(checkpoint, try adapter.weights(maps: maps)).classLogits(golden.batch)
+        try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: adapter, output: folder.file("merged"))
+        let merged = try CheckpointFolder(path: folder.file("merged"))
+        #expect(merged.headLabelCount == labels && merged.configuration.encoder?.labels.count == labels)
+        #expect(merged.configuration.encoder?.summary == checkpoint.configuration.encoder?.summary)
+        let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
+        let logits = Closeness(try adapted(merged, empty).classLogits(golden.batch), expected)
+        #expect(logits.isWithin(ofLargest: 1e-5), "\(logits)")
+        // Of another number of labels the checkpoint's head is not used, and a head of another kind is refused.
+        #expect(throws: Failure.self) {
+            try AdaptedModel(
+                model: try LanguageModel(checkpoint: merged, quantization: .stored, task: .classify(labelCount: labels + 1)),
+                weights: empty)
+        }
+        let wrong = PEFTAdapter(
+            entries: golden.adapter.entries, head: [.init(map: "score", weight: [1], bias: [1])], origin: "some/adapter")
+        let failure = #expect(throws: Failure.self) {
+            try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: wrong, output: folder.file("wrong"))
+        }
+        #expect(failure?.message.contains("some/adapter belongs to another base model") == true)
+    }
 }

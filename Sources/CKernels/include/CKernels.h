@@ -24,6 +24,8 @@ long tributary_limit_threads(long count);
 /// the same thread; kept and reused, freed when the thread ends. Aborts if the machine has no memory left.
 #define TRIBUTARY_SCRATCH_SLOTS 12
 void *tributary_scratch(int slot, size_t bytes);
+/// How often a scratch block has grown, on any thread.
+long tributary_scratch_growths(void);
 
 // ---- path.c: which instructions to use ---------------------------------------------------------------------------
 
@@ -60,8 +62,9 @@ void tributary_decode_f16(int path, const void *values, long columns, long row0,
 void tributary_decode_f32(const void *values, long columns, long row0, long row1, long column0, long column1, float *out,
                           long stride);
 
-/// NF4 codes and the scale of each block of `count` consecutive values, as bitsandbytes computes them.
+/// 4-bit codes and the scale of each block of `count` consecutive values, as bitsandbytes computes them.
 void tributary_encode_nf4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);
+void tributary_encode_fp4(int path, const float *values, long count, long block, uint8_t *packed, float *scales);
 
 /// Bytes and scales of one row of `columns` values in runs of 64: q = round-half-even(w 127 / absmax), scale = absmax / 127.
 void tributary_encode_int8(int path, const float *values, long columns, int8_t *codes, float *scales);
@@ -94,9 +97,9 @@ void tributary_swiglu_backward(int path, float *gate, float *up, const float *dh
 void tributary_causal_softmax(int path, float *scores, long stride, long rows, long columns, long visible, float scale,
                               float *normalizer);
 /// Backward of the same tile: scores becomes p = exp(scale s - normalizer) (0 beyond the visible part), and
-/// dp becomes ds = p (dp - dot) scale.
+/// dp becomes ds = p (dp - dot) scale with each row's dot, which is the sum of p dp; NULL lets it be computed from these.
 void tributary_causal_softmax_backward(int path, float *scores, float *dp, long stride, long rows, long columns, long visible,
-                                       float scale, const float *normalizer, const float *dot);
+                                       float scale, const float *normalizer, const float *dots);
 
 /// -log softmax(logits)[target] in nats, in double. Unless scale is 0 (no gradient wanted), logits becomes
 /// (softmax - onehot(target)) scale.

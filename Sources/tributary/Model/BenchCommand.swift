@@ -7,6 +7,7 @@ import Datasets
 import Glibc
 import LinearAlgebra
 import Model
+import Plan
 import Primitives
 import Privacy
 import Programs
@@ -31,6 +32,8 @@ struct BenchTrainCommand: ParsableCommand {
         name: .customLong("dp"),
         help: "Also measure steps with example-level differential privacy on the same batch, in turn with ordinary ones.")
     var isPrivate = false
+    @Option(name: .long, help: "adamw, adamw8bit (its state in 8 bits) or sgd.") var optimizer = "adamw"
+    @OptionGroup var memory: MemoryOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -38,9 +41,10 @@ struct BenchTrainCommand: ParsableCommand {
         var settings = TrainingSettings()
         settings.batchSize = batchSize
         settings.learningRate = 1e-4
+        settings.optimizer = try choice("--optimizer", optimizer, OptimizerName.self)
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
         try require(steps <= 10_000, "steps is \(steps): at most 10000 are measured")
-        let (checkpoint, language) = try base.load()
+        let checkpoint = try CheckpointFolder(path: base.model)
         let configuration = checkpoint.configuration
         try require(
             sequenceLength <= configuration.maximumPositions,
@@ -48,8 +52,13 @@ struct BenchTrainCommand: ParsableCommand {
         )
         let specification = try AdapterSpecification(
             method: .lora, maps: configuration.linearMaps, rank: rank, alpha: Double(2 * rank), rankStabilized: false)
+        let plan = try memory.plan(
+            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
+        let (_, language) = try base.load()
         var generator = SeededGenerator(seed: 0, purpose: "bench")
         let model = try AdaptedModel(model: language, weights: specification.initialWeights(&generator))
+        model.use(plan)
         let examples = (0..<batchSize * (isPrivate ? 1 : steps + 1)).map { line in
             Example(
                 tokens: (0..<sequenceLength).map { _ in Int32(generator.integer(below: configuration.vocabularySize)) },
@@ -59,10 +68,13 @@ struct BenchTrainCommand: ParsableCommand {
         var done = 0
         let count = (isPrivate ? 2 * Self.turns : 1) * (steps + 1)
         var loss = 0.0
+        /// Blocks of memory that steps after the first took: none, if memory is planned.
+        var blocksTakenLater = 0
         /// Seconds of each step but the first, by the clock and by the processors.
         func measure(_ privacy: PrivateTraining? = nil) throws -> (clock: [Double], processor: [Double]) {
             let clock = ContinuousClock()
             var (times, processorTimes): ([Double], [Double]) = ([], [])
+            var blocks = 0
             var (last, lastProcessor) = (clock.now, processorSeconds())
             let outcome = try LocalTrainer.train(
                 model: model, examples: examples, settings: settings, stepRange: 0..<steps + 1, totalSteps: steps + 1,
@@ -70,6 +82,7 @@ struct BenchTrainCommand: ParsableCommand {
             ) { _ in
                 times.append((clock.now - last) / .seconds(1))
                 processorTimes.append(processorSeconds() - lastProcessor)
+                if times.count == 1 { blocks = FloatBuffer.blocksTaken }
                 done += 1
                 line.show(done: done, of: count, "step \(done) of \(count)")
                 (last, lastProcessor) = (clock.now, processorSeconds())
@@ -79,6 +92,7 @@ struct BenchTrainCommand: ParsableCommand {
                 throw Failure(.interrupted, "the measurement was stopped; nothing was kept")
             }
             loss = outcome.losses.last ?? 0
+            blocksTakenLater = FloatBuffer.blocksTaken - blocks
             return (Array(times.dropFirst()), Array(processorTimes.dropFirst()))
         }
         let tokens = Double(batchSize * sequenceLength)
@@ -110,7 +124,8 @@ struct BenchTrainCommand: ParsableCommand {
             }
             return
         }
-        let seconds = try measure().clock.sorted()[steps / 2]
+        let times = try measure()
+        let seconds = times.clock.sorted()[steps / 2]
         line.finish()
         let peakMemory = peakGiB()
         let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
@@ -122,12 +137,15 @@ struct BenchTrainCommand: ParsableCommand {
         result.write(
             [
                 ("tokens_per_second", real(tokens / seconds)), ("seconds_per_step", real(seconds)),
+                ("processor_seconds_per_step", real(times.processor.sorted()[steps / 2])),
                 ("gemm_peak_share", real(share)), ("peak_gib", real(peakMemory)), ("gemm_peak_gflops", real(peak / 1e9)),
-            ] + setting(language) + [("loss", real(loss))]
+                ("blocks_taken_after_first_step", .integer(blocksTakenLater)),
+            ] + plan.json + setting(language) + [("loss", real(loss))]
         ) {
             """
-            \(Readable.decimal(tokens / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most
-            weights \(language.weightFormat), compute \(language.compute.rawValue), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name)
+            \(Readable.decimal(tokens / seconds, 1)) tokens/s, \(Readable.decimal(seconds, 3)) s per step (median of \(steps)), \(Readable.decimal(100 * share, 1)) % of the GEMM peak of \(Readable.decimal(peak / 1e9, 0)) GFLOP/s, \(Readable.decimal(peakMemory, 2)) GiB at most (planned \(Readable.decimal(Double(plan.peak) / 0x1p30, 2)))
+            \(plan.summary)
+            weights \(language.weightFormat), compute \(language.compute.rawValue), \(Parallel.threadCount) threads, OpenBLAS core \(BLAS.coreName), kernels \(KernelPath.active.name), optimizer \(optimizer)
 
             """
         }
@@ -148,7 +166,7 @@ struct BenchTrainCommand: ParsableCommand {
     private func setting(_ language: LanguageModel) -> [(String, JSONValue)] {
         [
             ("weights", .string(language.weightFormat)), ("compute", .string(language.compute.rawValue)),
-            ("batch_size", .integer(batchSize)),
+            ("optimizer", .string(optimizer)), ("batch_size", .integer(batchSize)),
             ("sequence_length", .integer(sequenceLength)), ("rank", .integer(rank)), ("threads", .integer(Parallel.threadCount)),
             ("blas_core", .string(BLAS.coreName)), ("kernels", .string(KernelPath.active.name)),
         ]

@@ -85,7 +85,9 @@ struct BenchProductsCommand: ParsableCommand {
                                             let range = Parallel.range(task, of: count, size: 64)
                                             halves.round(a + range.lowerBound * k, lead: k, rows: range, columns: k)
                                         }
-                                        matrix.multiply(halves, count: count, transposed: transposed, into: c)
+                                        matrix.multiply(
+                                            halves, count: count, transposed: transposed, into: c,
+                                            lead: transposed ? columns : rows)
                                     }
                                 }
                             }

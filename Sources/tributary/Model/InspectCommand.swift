@@ -1,7 +1,10 @@
 /// `tributary model inspect DIR`.
 
+import Adapters
 import ArgumentParser
 import Checkpoints
+import Model
+import Plan
 import Primitives
 import Programs
 import Tokenizers
@@ -13,10 +16,42 @@ struct InspectCommand: ParsableCommand {
 
     @Argument(help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir"))
     var folder: String
+    @Flag(name: .long, help: "Print what training would take, part by part, in place of what is in the folder.")
+    var plan = false
+    @Option(name: .long, help: ArgumentHelp("With --plan: form of the frozen weights.", valueName: "form"))
+    var quantize = "stored"
+    @Option(name: .long, help: ArgumentHelp("With --plan: type of the matrix products.", valueName: "type"))
+    var compute = "auto"
+    @Option(name: .long, help: "With --plan: lora, ffa-lora or lora-sb.") var adapter = "lora"
+    @Option(name: .long, help: "With --plan: rank of the adapter on all linear maps.") var rank = 16
+    @Option(name: .long, help: "With --plan: examples of a batch.") var batchSize = 8
+    @Option(name: .long, help: "With --plan: tokens of an example.") var sequenceLength = 512
+    @Option(name: .long, help: "With --plan: adamw, adamw8bit or sgd.") var optimizer = "adamw"
+    @OptionGroup(title: "With --plan") var memory: MemoryOptions
     @OptionGroup var output: OutputOptions
+
+    private func writePlan(_ checkpoint: CheckpointFolder) throws {
+        var settings = TrainingSettings()
+        settings.batchSize = batchSize
+        settings.optimizer = try choice("--optimizer", optimizer, OptimizerName.self)
+        try settings.validate(steps: 1, sequenceLength: sequenceLength)
+        let specification = try AdapterSpecification(
+            method: try choice("--adapter", adapter, AdapterMethod.self), maps: checkpoint.configuration.linearMaps, rank: rank,
+            alpha: Double(2 * rank), rankStabilized: false)
+        let plan = try memory.plan(
+            quantize: quantize, compute: compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
+        let parts = plan.parts.map { part -> JSONValue in
+            .object([
+                .init("name", .string(part.name)), .init("bytes", .integer(part.bytes)), .init("mapped", .boolean(part.isMapped)),
+            ])
+        }
+        output.write([("parts", .array(parts)), ("peak_bytes", .integer(plan.peak))] + plan.json) { plan.table }
+    }
 
     func run() throws {
         let checkpoint = try CheckpointFolder(path: folder)
+        if plan { return try writePlan(checkpoint) }
         let configuration = checkpoint.configuration
         let digest = try checkpoint.baseDigest(cache: cacheFolder())
         var bytes = 0

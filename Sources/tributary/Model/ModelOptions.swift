@@ -16,7 +16,8 @@ struct ModelOptions: ParsableArguments {
     var model: String
 
     @Option(
-        name: .long, help: ArgumentHelp("Form of the frozen weights: stored, none (float32), int8 or nf4.", valueName: "form"))
+        name: .long,
+        help: ArgumentHelp("Form of the frozen weights: stored, none (float32), int8, nf4 or fp4.", valueName: "form"))
     var quantize = "stored"
 
     @Option(

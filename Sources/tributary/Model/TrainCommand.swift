@@ -42,6 +42,7 @@ struct TrainCommand: ParsableCommand {
     var chatTemplate: String?
     @Option(name: .long, help: "Equal seeds give equal adapters.") var seed: UInt64 = 0
     @OptionGroup var taskOptions: TaskOptions
+    @OptionGroup var memory: MemoryOptions
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -76,6 +77,9 @@ struct TrainCommand: ParsableCommand {
         let specification = try AdapterSpecification(
             method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
             head: plan.head)
+        let memoryPlan = try memory.plan(
+            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         try require(
@@ -91,13 +95,14 @@ struct TrainCommand: ParsableCommand {
         if let head { weights.trained.replaceLast(with: head) }
         if let initial { weights = try initial.weights(specification, maps: maps, start: weights) }
         let model = try AdaptedModel(model: language, weights: weights)
+        model.use(memoryPlan)
         if method == .loraSB {
             weights = try startLoRASB(startName, model, specification, head, encoded.examples, settings)
             try model.load(weights)
         }
         let count = weights.trained.values.count
         Console.error(
-            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation)"
+            "training \(count) values on \(encoded.examples.count) example\(encoded.examples.count == 1 ? "" : "s") for \(steps) steps of \(batchSize * gradientAccumulation); \(memoryPlan.summary)"
         )
         var line = ProgressLine()
         let outcome = try LocalTrainer.train(

@@ -42,6 +42,10 @@ struct SimulateCommand: ParsableCommand {
         help: ArgumentHelp(
             "For tests: noise and sampling under --dp follow from this number, and protect nobody.", valueName: "number"))
     var unsafeDpSeed: UInt64?
+    @Option(
+        help: ArgumentHelp(
+            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice.", valueName: "size"))
+    var memoryLimit: ByteSize?
     @Flag(help: "Print one JSON object a round, and one at the end, on standard output.")
     var json = false
     @OptionGroup(title: "The plan") var options: PlanOptions
@@ -56,6 +60,7 @@ struct SimulateCommand: ParsableCommand {
         }
         let partition = try Partition(parsing: partition)
         let base = try EngineBase(modelFolder: model, chatTemplate: chatTemplate)
+        base.memoryLimit = memoryLimit?.bytes
         let maps = base.checkpoint.configuration.linearMaps
         var plan = FederationPlan()
         options.apply(to: &plan)

@@ -1,6 +1,7 @@
-/// NF4 against bitsandbytes' codes, scales and decoded values, and against worked vectors.
+/// NF4 and FP4 against bitsandbytes' codes, scales and decoded values, and against worked vectors.
 
 import Checkpoints
+import LinearAlgebra
 import Primitives
 import Quantization
 import TestSupport
@@ -31,6 +32,8 @@ private struct Case {
     let blockSize: Int
     let nested: Bool
 
+    var encoder: any FourBitFormat.Type { format == "nf4" ? NF4.self : FP4.self }
+
     init?(_ name: String) {
         guard name.hasSuffix(".packed") else { return nil }
         key = String(name.dropLast(7))
@@ -42,7 +45,7 @@ private struct Case {
     }
 }
 
-@Suite struct NF4Tests {
+@Suite struct FourBitTests {
     private let file: SafetensorsFile
     private let cases: [Case]
 
@@ -56,33 +59,47 @@ private struct Case {
     }
 
     @Test func `the tables are those of bitsandbytes to the last bit`() throws {
-        #expect(NF4.table.map(\.bitPattern) == (try tensor("nf4.code").floats().map(\.bitPattern)))
+        for format in [NF4.self, FP4.self] as [any FourBitFormat.Type] {
+            #expect(format.table.map(\.bitPattern) == (try tensor(format.name + ".code").floats().map(\.bitPattern)))
+        }
         #expect(DynamicMap.signed.values.map(\.bitPattern) == (try tensor("dynamic8.code.signed").floats().map(\.bitPattern)))
         #expect(DynamicMap.unsigned.values.map(\.bitPattern) == (try tensor("dynamic8.code.unsigned").floats().map(\.bitPattern)))
     }
 
-    @Test func `codes and plain scales are those of bitsandbytes`() throws {
-        let nf4 = cases.filter { $0.format == "nf4" }
-        #expect(nf4.count >= 4)
-        for item in nf4 {
-            let codes = try NF4.encode(try tensor(item.input).floats(), blockSize: item.blockSize, nested: item.nested)
-            #expect(codes.packedBytes == Array(try tensor(item.key + ".packed").bytes), "\(item.key)")
-            guard case .plain(let scales) = codes.scales else { continue }
-            #expect(scales.map(\.bitPattern) == (try tensor(item.key + ".absmax").floats().map(\.bitPattern)), "\(item.key)")
+    /// FP4 has two codes for zero, of which bitsandbytes' GPU kernels take one and its CPU code the other.
+    @Test(arguments: ["nf4", "fp4"]) func `codes and plain scales are those of bitsandbytes`(_ format: String) throws {
+        let own = cases.filter { $0.format == format }
+        #expect(Set(own.map { "\($0.blockSize) \($0.nested)" }) == ["64 false", "64 true", "128 false", "128 true"])
+        for item in own {
+            let values = try tensor(item.input).floats()
+            let reference = Array(try tensor(item.key + ".packed").bytes)
+            for path in KernelPath.supported {
+                let codes = try item.encoder.encode(values, blockSize: item.blockSize, nested: item.nested, path: path)
+                if format == "nf4" {
+                    #expect(codes.packedBytes == reference, "\(item.key)")
+                } else {
+                    func meaning(_ bytes: [UInt8]) -> [Float] {
+                        bytes.flatMap { [FP4.table[Int($0 >> 4)], FP4.table[Int($0 & 15)]] }
+                    }
+                    #expect(meaning(codes.packedBytes) == meaning(reference), "\(item.key)")
+                }
+                guard case .plain(let scales) = codes.scales else { continue }
+                #expect(scales.map(\.bitPattern) == (try tensor(item.key + ".absmax").floats().map(\.bitPattern)), "\(item.key)")
+            }
         }
     }
 
     @Test func `encoding a stored tensor gives what encoding its values gives`() throws {
-        for item in cases where item.format == "nf4" && !item.nested {
+        for item in cases where !item.nested {
             let stored = try tensor(item.input)
-            let codes = try NF4.encode(stored, blockSize: item.blockSize, nested: false)
-            #expect(
-                codes.packedBytes == (try NF4.encode(try stored.floats(), blockSize: item.blockSize, nested: false).packedBytes))
+            let codes = try item.encoder.encode(stored, blockSize: item.blockSize, nested: false)
+            let direct = try item.encoder.encode(try stored.floats(), blockSize: item.blockSize, nested: false)
+            #expect(codes.packedBytes == direct.packedBytes && codes.format == item.format)
         }
     }
 
     @Test func `nested scales take the nearest code and the mean as offset`() throws {
-        for item in cases where item.nested && item.format == "nf4" {
+        for item in cases where item.nested {
             let plain = try tensor(item.key.replacing(".dq", with: ".plain") + ".absmax").floats()
             let offset = try tensor(item.key + ".absmax_offset").floats()[0]
             let own = NestedScales(encoding: plain)
@@ -109,7 +126,7 @@ private struct Case {
                 scales = .plain(try tensor(item.key + ".absmax").floats())
             }
             let codes = FourBitCodes(
-                table: try tensor(item.format + ".code").floats(), blockSize: item.blockSize,
+                format: item.format, table: try tensor(item.format + ".code").floats(), blockSize: item.blockSize,
                 packed: Array(try tensor(item.key + ".packed").bytes), scales: scales)
             let matrix = QuantizedMatrix(codes, rows: item.rows, columns: item.columns)
             let reference = try tensor(item.key + ".dequantized").floats()
@@ -132,6 +149,8 @@ private struct Case {
     @Test func `a ramp and a sine have the worked codes`() throws {
         let ramp = try NF4.encode((0..<64).map { Float($0 - 32) / 32 }, nested: false)
         #expect(hexadecimal(ramp.packedBytes) == "000001111111122222333344455566677788999aaabbbccccddddeeeeeeeffff")
+        let coarse = try FP4.encode((0..<64).map { Float($0 - 32) / 32 }, nested: false)
+        #expect(hexadecimal(coarse.packedBytes) == "bbbbbbaaaaaaaadddddccccfffeeee9901166667774444555552222222233333")
         // sin of an integer from its Taylor series in double precision: no libm in the test.
         func sine(_ x: Double) -> Double {
             var angle = x.truncatingRemainder(dividingBy: 2 * .pi)
@@ -160,21 +179,26 @@ private struct Case {
     }
 
     @Test func `a block of zeros decodes to zeros and an odd count keeps its last value`() throws {
-        let codes = try NF4.encode([Float](repeating: 0, count: 64) + [0.5, -1, 0.25], nested: false)
-        #expect(codes.packedBytes[..<32].allSatisfy { $0 == 0x77 })
-        let decoded = QuantizedMatrix(codes, rows: 1, columns: 67).decoded()
-        #expect(decoded[..<64].allSatisfy { $0 == 0 })
-        #expect(decoded[65] == -1)
+        for (format, zeros) in [(NF4.self, 0x77), (FP4.self, 0)] as [(any FourBitFormat.Type, UInt8)] {
+            let codes = try format.encode([Float](repeating: 0, count: 64) + [0.5, -1, 0.25], nested: false)
+            #expect(codes.packedBytes[..<32].allSatisfy { $0 == zeros })
+            let decoded = QuantizedMatrix(codes, rows: 1, columns: 67).decoded()
+            #expect(decoded[..<64].allSatisfy { $0 == 0 })
+            #expect(decoded[65] == -1)
+        }
     }
 
     @Test func `the error on normal values is that of the format`() throws {
         var generator = SeededGenerator(seed: 3, purpose: "normal")
         // Sum of twelve uniforms: normal enough for one digit.
         let values = (0..<1 << 18).map { _ in Float((0..<12).reduce(-6.0) { sum, _ in sum + generator.unit() }) }
-        for (nested, format) in [(false, "plain"), (true, "nested")] {
-            let decoded = QuantizedMatrix(try NF4.encode(values, nested: nested), rows: 1 << 9, columns: 1 << 9).decoded()
-            let error = zip(decoded, values).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) } / Double(values.count)
-            #expect(abs(error - 0.0085) < 0.0005, "\(format): \(error)")
+        for (format, expected) in [(NF4.self, 0.0085), (FP4.self, 0.0149)] as [(any FourBitFormat.Type, Double)] {
+            for nested in [false, true] {
+                let decoded = QuantizedMatrix(try format.encode(values, nested: nested), rows: 1 << 9, columns: 1 << 9).decoded()
+                let error =
+                    zip(decoded, values).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) } / Double(values.count)
+                #expect(abs(error - expected) < 0.0005, "\(format) \(nested): \(error)")
+            }
         }
     }
 
@@ -182,8 +206,10 @@ private struct Case {
     func `a value that is not finite is refused with its place`(value: Float) throws {
         var values = [Float](repeating: 1, count: 200)
         values[130] = value
-        let failure = #expect(throws: Failure.self) { try NF4.encode(values) }
-        #expect(failure?.message.contains("elements 128 to 191") == true)
+        for format in [NF4.self, FP4.self] as [any FourBitFormat.Type] {
+            let failure = #expect(throws: Failure.self) { try format.encode(values) }
+            #expect(failure?.message.contains("elements 128 to 191") == true)
+        }
         #expect(throws: Failure.self) { try Int8Codes(values, rows: 1, columns: 200) }
     }
 }

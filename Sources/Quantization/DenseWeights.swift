@@ -1,0 +1,136 @@
+/// Weights as numbers: F32, F16 or BF16 where a checkpoint stores them, mapped, and floats in memory.
+
+import CKernels
+import Checkpoints
+import LinearAlgebra
+import Primitives
+
+extension WeightFormat {
+    public static let f32 = WeightFormat(
+        name: "f32", bitsPerWeight: 32, blockSize: 1,
+        open: { (map, checkpoint) throws(Failure) in try dense(map, checkpoint, .f32) })
+    public static let f16 = WeightFormat(
+        name: "f16", bitsPerWeight: 16, blockSize: 1,
+        open: { (map, checkpoint) throws(Failure) in try dense(map, checkpoint, .f16) })
+    public static let bf16 = WeightFormat(
+        name: "bf16", bitsPerWeight: 16, blockSize: 1,
+        open: { (map, checkpoint) throws(Failure) in try dense(map, checkpoint, .bf16) })
+
+    private static func dense(
+        _ map: LinearMap, _ checkpoint: CheckpointFolder, _ type: TensorType
+    ) throws(Failure) -> (any PackedWeights)? {
+        let tensor = try checkpoint.tensor(map.name + ".weight")
+        guard tensor.dtype == type, !checkpoint.isBitsAndBytes4Bit(map.name) else { return nil }
+        return try StoredWeights(tensor, rows: map.outputs, columns: map.inputs)
+    }
+}
+
+/// A stored matrix, read where its file is mapped, without a copy.
+struct StoredWeights: PackedWeights {
+    let tensor: StoredTensor
+    var count: Int { tensor.count }
+
+    /// - Throws: `Failure` if the tensor has another type.
+    init(_ tensor: StoredTensor) throws(Failure) {
+        guard [.f32, .f16, .bf16].contains(tensor.dtype) else {
+            throw Failure(
+                .badData,
+                "\(tensor.file.path): tensor \(tensor.name) is stored as \(tensor.dtype.rawValue); F32, F16 and BF16 weights are supported"
+            )
+        }
+        self.tensor = tensor
+    }
+
+    /// - Throws: `Failure` if the tensor has another type or shape.
+    init(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
+        try self.init(tensor)
+        guard tensor.shape == [rows, columns], rows > 0, columns > 0 else {
+            throw Failure(
+                .badData, "\(tensor.file.path): tensor \(tensor.name) has shape \(tensor.shape), but \([rows, columns]) is needed"
+            )
+        }
+    }
+
+    var formatName: String { tensor.dtype.rawValue.lowercased() }
+    var byteCount: Int { tensor.range.count }
+
+    func decode(
+        columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,
+        path: KernelPath = .active
+    ) {
+        let bytes = tensor.bytes.baseAddress
+        switch tensor.dtype {
+        case .bf16:
+            tributary_decode_bf16(
+                path.rawValue, bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
+        case .f16:
+            tributary_decode_f16(
+                path.rawValue, bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
+        default:
+            tributary_decode_f32(
+                bytes, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
+        }
+    }
+
+    /// The stored floats themselves, if they are floats on a 4-byte boundary.
+    var floats: UnsafePointer<Float>? {
+        guard tensor.dtype == .f32, let base = tensor.bytes.baseAddress, UInt(bitPattern: base) % 4 == 0 else { return nil }
+        return base.assumingMemoryBound(to: Float.self)
+    }
+
+    func pack(
+        columns: Int, n: Range<Int>, over k: Range<Int>, transposed: Bool, into target: UnsafeMutablePointer<UInt32>,
+        path: KernelPath
+    ) -> Bool {
+        switch tensor.dtype {
+        case .bf16:
+            var matrix = tributary_halves_matrix(values: tensor.bytes.baseAddress, stride: columns)
+            tributary_bf16_pack_bf16(
+                path.rawValue, &matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
+            return true
+        default:
+            guard let floats else { return false }
+            packFloats(floats, stride: columns, transposed: transposed, columns: n, over: k, into: target, path: path)
+            return true
+        }
+    }
+
+    /// The values of a range of the flattened matrix; its mapped pages are given back.
+    func read(_ range: Range<Int>, into target: UnsafeMutablePointer<Float>) {
+        decode(columns: count, rows: 0..<1, range, into: target, stride: range.count)
+        tensor.release(range)
+    }
+}
+
+/// A matrix of floats in memory.
+final class FloatWeights: PackedWeights {
+    // Written in `init` only.
+    nonisolated(unsafe) private let values: FloatBuffer
+    private let count: Int
+
+    init(count: Int, _ fill: (UnsafeMutablePointer<Float>) -> Void) {
+        self.count = count
+        values = FloatBuffer(capacity: count)
+        fill(values.pointer)
+    }
+
+    var formatName: String { "f32" }
+    var byteCount: Int { 4 * count }
+    var floats: UnsafePointer<Float>? { UnsafePointer(values.pointer) }
+
+    func decode(
+        columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,
+        path: KernelPath
+    ) {
+        tributary_decode_f32(
+            values.pointer, columns, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target, stride)
+    }
+
+    func pack(
+        columns: Int, n: Range<Int>, over k: Range<Int>, transposed: Bool, into target: UnsafeMutablePointer<UInt32>,
+        path: KernelPath
+    ) -> Bool {
+        packFloats(values.pointer, stride: columns, transposed: transposed, columns: n, over: k, into: target, path: path)
+        return true
+    }
+}

@@ -1,0 +1,67 @@
+/// A classifier's head in a merged model: its tensors in the place of the base's, and what config.json says about it.
+
+import Adapters
+import Checkpoints
+import Primitives
+
+/// What becomes of the head when an adapter is merged into its base.
+struct MergedHead {
+    /// The adapter's; empty if it has none, and the base keeps its own.
+    let entries: [PEFTAdapter.HeadEntry]
+    private let configuration: ModelConfiguration
+
+    /// - Throws: `Failure` if the head belongs to another base
+    init(_ adapter: PEFTAdapter, _ configuration: ModelConfiguration) throws(Failure) {
+        entries = adapter.head
+        self.configuration = configuration
+        guard let last = entries.last else { return }
+        let needed = configuration.head(labelCount: last.outputs)
+        guard needed == entries.map({ LinearMap(name: $0.map, outputs: $0.outputs, inputs: $0.inputs) }) else {
+            throw Failure(
+                .badData,
+                "\(adapter.origin) belongs to another base model: it has the head \(entries.map(\.map).joined(separator: ", ")), and this \(configuration.architecture.rawValue) model \(needed.isEmpty ? "has none" : "needs " + needed.map { "\($0.name) of \($0.outputs) x \($0.inputs)" }.joined(separator: ", "))"
+            )
+        }
+    }
+
+    /// Whether a tensor of the base gives way: the base's own head, and that of its pretraining.
+    func replaces(_ name: String) -> Bool {
+        guard !entries.isEmpty else { return false }
+        return ["classifier.", "cls.", "lm_head."].contains { name.hasPrefix($0) }
+    }
+
+    var declarations: [TensorDeclaration] {
+        entries.flatMap {
+            [
+                TensorDeclaration(name: $0.map + ".weight", dtype: .f32, shape: [$0.outputs, $0.inputs]),
+                TensorDeclaration(name: $0.map + ".bias", dtype: .f32, shape: [$0.outputs]),
+            ]
+        }
+    }
+
+    /// The values of one of the declarations.
+    func values(_ name: String) -> [Float]? {
+        for entry in entries {
+            if name == entry.map + ".weight" { return entry.weight }
+            if name == entry.map + ".bias" { return entry.bias }
+        }
+        return nil
+    }
+
+    /// config.json with the class that has the head, where there is one, and as many labels as the head has.
+    ///
+    /// - Parameter labels: their names; empty for those that config.json has, or else LABEL_0, LABEL_1, ...
+    func configure(_ json: JSONValue, labels: [String] = []) -> JSONValue {
+        guard let count = entries.last?.outputs, let encoder = configuration.encoder else { return json }
+        var json = json
+        if encoder.summary != .mean {
+            let family = configuration.architecture == .bert ? "Bert" : "Roberta"
+            json.set("architectures", .array([.string(family + "ForSequenceClassification")]))
+        }
+        var names = labels.count == count ? labels : encoder.labels
+        if names.count != count { names = (0..<count).map { "LABEL_\($0)" } }
+        json.set("id2label", .object(names.enumerated().map { .init(String($0), .string($1)) }))
+        json.set("label2id", .object(names.enumerated().map { .init($1, .integer($0)) }))
+        return json
+    }
+}

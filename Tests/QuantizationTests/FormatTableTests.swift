@@ -1,0 +1,129 @@
+/// What holds for every row of the table of weight formats: the stated error, round trips, kernel paths, the names of the plan.
+
+import Checkpoints
+import LinearAlgebra
+import Plan
+import Primitives
+import Quantization
+import TestSupport
+import Testing
+
+@Suite struct FormatTableTests {
+    let folder = TemporaryFolder()
+
+    /// A matrix whose blocks differ much in size, with values on both sides of zero and some zeros.
+    private func values(_ rows: Int, _ columns: Int) -> [Float] {
+        var generator = SeededGenerator(seed: 17, purpose: "formats")
+        return (0..<rows * columns).map { index in
+            let size: Float = [1, 0.01, 30, 0.3][index / 50 % 4]
+            return index % 97 == 0 ? 0 : size * generator.symmetric(1) * generator.symmetric(1)
+        }
+    }
+
+    private func stored(_ values: [Float], _ rows: Int, _ columns: Int, as type: TensorType) throws -> StoredTensor {
+        let path = folder.file("\(type.rawValue)-\(rows)-\(columns).safetensors")
+        let bytes: [UInt8] =
+            switch type {
+            case .bf16: values.map(bfloat16Bits).withUnsafeBytes { Array($0) }
+            case .f16: values.map { Float16($0) }.withUnsafeBytes { Array($0) }
+            default: values.withUnsafeBytes { Array($0) }
+            }
+        try writeSafetensors(path, tensors: [(name: "w", type: type, shape: [rows, columns], bytes: bytes)])
+        return try #require(try SafetensorsFile(path: path).tensors["w"])
+    }
+
+    /// Of the run of `size` flattened values, or of a row's values in INT8, the largest magnitude.
+    private func largestOfBlocks(_ values: [Float], columns: Int, format: WeightFormat) -> [Float] {
+        // INT8's blocks end with a row.
+        let row = format.name == "int8" ? columns : values.count
+        return values.indices.map { index in
+            let start = index / row * row
+            let block = start + (index - start) / format.blockSize * format.blockSize
+            return values[block..<min(start + row, block + format.blockSize)].map(\.magnitude).max()!
+        }
+    }
+
+    @Test(arguments: WeightFormat.all.filter(\.isEncodable).map(\.name), [(64, 256), (37, 100), (3, 67)])
+    func `what is encoded decodes within the stated error, and encodes to itself`(name: String, shape: (Int, Int)) throws {
+        let format = try #require(WeightFormat.named(name))
+        let bound = try #require(format.errorBound)
+        let (rows, columns) = shape
+        let values = values(rows, columns)
+        let largest = Double(values.map(\.magnitude).max()!)
+        let blocks = largestOfBlocks(values, columns: columns, format: format)
+        let matrix = try format.encoded(try stored(values, rows, columns, as: .f32), rows: rows, columns: columns)
+        #expect(matrix.formatName == name)
+        let decoded = matrix.decoded()
+        for (index, value) in values.enumerated() {
+            let allowed = bound.ofBlock * Double(blocks[index]) + bound.ofMatrix * largest
+            #expect(abs(Double(decoded[index]) - Double(value)) <= allowed * 1.00001 + 1e-30, "\(name) \(index)")
+        }
+        let again = try format.encoded(try stored(decoded, rows, columns, as: .f32), rows: rows, columns: columns).decoded()
+        for (first, second) in zip(decoded, again) {
+            #expect(abs(Double(first) - Double(second)) <= 2 * bound.ofMatrix * largest + 1e-6 * largest, "\(name)")
+        }
+    }
+
+    /// Of a large matrix the tables beside the codes do not count any more.
+    @Test func `bits a weight are those that are held`() throws {
+        let (rows, columns) = (512, 1024)
+        let values = values(rows, columns)
+        for format in WeightFormat.all {
+            let matrix =
+                format.isEncodable
+                ? try format.encoded(try stored(values, rows, columns, as: .f32), rows: rows, columns: columns)
+                : try QuantizedMatrix(
+                    stored: try stored(values, rows, columns, as: try #require(TensorType(rawValue: format.name.uppercased()))),
+                    rows: rows, columns: columns)
+            let bits = 8 * Double(matrix.byteCount) / Double(rows * columns)
+            #expect(abs(bits - format.bitsPerWeight) < 0.02, "\(format.name): \(bits)")
+        }
+    }
+
+    @Test(arguments: [(40, 192), (33, 100), (9, 37)])
+    func `every kernel path decodes and packs as its scalar twin`(shape: (Int, Int)) throws {
+        let (rows, columns) = shape
+        let values = values(rows, columns)
+        for format in WeightFormat.all {
+            let matrix =
+                format.isEncodable
+                ? try format.encoded(try stored(values, rows, columns, as: .bf16), rows: rows, columns: columns)
+                : try QuantizedMatrix(
+                    stored: try stored(values, rows, columns, as: try #require(TensorType(rawValue: format.name.uppercased()))),
+                    rows: rows, columns: columns)
+            for transposed in [false, true] {
+                var twin: [UInt32]?
+                for path in KernelPath.supported {
+                    var decoded = [Float](repeating: .nan, count: rows * columns)
+                    decoded.withUnsafeMutableBufferPointer {
+                        matrix.decode(
+                            rows: 0..<rows, columns: 0..<columns, into: $0.baseAddress!, stride: columns, path: path)
+                    }
+                    let isEqual = decoded.map(\.bitPattern) == matrix.decoded().map(\.bitPattern)
+                    #expect(isEqual, "\(format.name) \(path)")
+                    let (n, k) = transposed ? (columns, rows) : (rows, columns)
+                    var packed = [UInt32](repeating: 0, count: ((n + 15) / 16 * 16 + 64) * ((k + 1) / 2))
+                    packed.withUnsafeMutableBufferPointer {
+                        matrix.pack(columns: 0..<n, over: 0..<k, transposed: transposed, into: $0.baseAddress!, path: path)
+                    }
+                    // Zeros may have either sign, behind the last row at least.
+                    packed = packed.map { pair in
+                        (pair & 0x7FFF == 0 ? 0 : pair & 0xFFFF) | (pair & 0x7FFF_0000 == 0 ? 0 : pair & 0xFFFF_0000)
+                    }
+                    let isTwin = twin.map { $0 == packed } ?? true
+                    #expect(isTwin, "\(format.name) \(path) transposed \(transposed)")
+                    twin = packed
+                }
+            }
+        }
+    }
+
+    @Test func `names are unique, and plans and commands know every format with an encoder`() {
+        let names = WeightFormat.all.map(\.name)
+        #expect(Set(names).count == names.count)
+        #expect(Set(QuantizationName.allCases.map(\.rawValue)) == Set(WeightForm.allCases.map(\.rawValue)))
+        #expect(WeightForm(rawValue: "bf16") == nil && WeightForm(rawValue: "nf4")?.format?.name == "nf4")
+        #expect(WeightForm.none.format == nil && WeightForm.stored.format == nil)
+        #expect(WeightFormat.all.allSatisfy { $0.isEncodable == ($0.errorBound != nil) })
+    }
+}
