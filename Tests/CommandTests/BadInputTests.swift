@@ -84,10 +84,10 @@ import Testing
         try expectRefusal(model: architecture, "mamba is not supported")
         let tokenizer = try place.damagedModel { folder in
             var json = try JSONValue(parsing: TinyBase.tokenizer.utf8)
-            json.set("normalizer", .object([.init("type", .string("BertNormalizer"))]))
+            json.set("normalizer", .object([.init("type", .string("Nmt"))]))
             try place.write(folder + "/tokenizer.json", json.compact)
         }
-        try expectRefusal(model: tokenizer, "\"BertNormalizer\" in \"normalizer\" is not supported")
+        try expectRefusal(model: tokenizer, "\"Nmt\" in \"normalizer\" is not supported")
     }
 
     @Test func ofAdapters() throws {

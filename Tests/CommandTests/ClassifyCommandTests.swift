@@ -21,7 +21,7 @@ private struct Place {
     func train(_ output: String, _ more: [String] = []) -> [String] {
         [
             "model", "train", "--model", model, "--data", data, "--task", "classify", "--label-field", "category", "--steps",
-            "12",
+            "40",
             "--batch-size", "6", "--sequence-length", "24", "--rank", "4", "--learning-rate", "5e-3", "--output",
             place.file(output),
         ] + more

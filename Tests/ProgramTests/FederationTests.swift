@@ -72,6 +72,22 @@ private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [S
         }
     }
 
+    @Test func aCoordinatorMustBeToldTheLabels() throws {
+        let federation = try Federation(plan("fedit", ranks: "4", ["--task", "classify"]), classifies: true)
+        func start(_ more: [String]) throws -> String {
+            let finished = try Finished.run(
+                "tributary-coordinator",
+                ["start", "--model", federation.model, "--output", federation.output] + federation.plan + more,
+                in: federation.folder)
+            #expect(finished.status != 0)
+            return finished.errors
+        }
+        #expect(try start([]).contains("labels holds 0: classification needs at least 2"))
+        let file = federation.folder.file("labels.txt")
+        try Data("animal\n\ntool\n".utf8).write(to: URL(filePath: file))
+        #expect(try start(["--labels", file]).contains("labels.txt:2: this line is empty"))
+    }
+
     @Test(arguments: [0, 2, 3]) func aKilledCoordinatorGoesOnWithTheSameBits(index: Int) throws {
         let (name, ranks, maximumRanks, more) = Self.strategies[index]
         let federation = try Federation(plan(name, ranks: ranks, rounds: 6, more), maximumRanks: maximumRanks)

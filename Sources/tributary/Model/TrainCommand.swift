@@ -96,6 +96,9 @@ struct TrainCommand: ParsableCommand {
         let specification = try AdapterSpecification(
             method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
             head: plan.head)
+        let memoryPlan = try memory.plan(
+            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
+            sequenceLength: sequenceLength)
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions
         try require(
