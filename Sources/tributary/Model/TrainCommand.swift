@@ -104,9 +104,6 @@ struct TrainCommand: ParsableCommand {
         try require(
             sequenceLength <= positions,
             "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
-        let memoryPlan = try memory.plan(
-            quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
-            sequenceLength: sequenceLength)
         let encoded = try text.examples(
             records, task: taskOptions.learningTask(plan), sequenceLength: sequenceLength, dividesTexts: packs)
         let packed = settings.packing(encoded.examples)
