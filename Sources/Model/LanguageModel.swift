@@ -116,6 +116,8 @@ public final class LanguageModel: Sendable {
                 embedding.decode(rows: row..<row + 1, columns: 0..<hidden, into: target + index * hidden, stride: hidden)
             }
         }
+        // The system maps pages around each row: after many batches the whole file would count as memory in use.
+        if tokens.count >= 64, !configuration.tieWordEmbeddings || configuration.isEncoder { embedding.release() }
     }
 
     /// Bytes of all weights as they are held; mapped files count with what is read of them.

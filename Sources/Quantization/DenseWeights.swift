@@ -53,6 +53,7 @@ struct StoredWeights: PackedWeights {
 
     var formatName: String { tensor.dtype.rawValue.lowercased() }
     var byteCount: Int { tensor.range.count }
+    func release() { tensor.release() }
 
     func decode(
         columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,

@@ -15,6 +15,9 @@ protocol PackedWeights: Sendable {
         columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,
         path: KernelPath)
 
+    /// Gives mapped pages back, where the weights lie in a file: they are read again when touched.
+    func release()
+
     /// The values themselves, row-major, where they are held as floats.
     var floats: UnsafePointer<Float>? { get }
 
@@ -36,6 +39,8 @@ protocol PackedWeights: Sendable {
 }
 
 extension PackedWeights {
+    func release() {}
+
     var floats: UnsafePointer<Float>? { nil }
 
     func pack(

@@ -52,6 +52,9 @@ public final class QuantizedMatrix: Sendable {
     /// Bytes that the matrix takes in memory or in its mapped file.
     public var byteCount: Int { weights.byteCount }
 
+    /// Gives mapped pages back, where the matrix lies in a file: they are read again when touched.
+    public func release() { weights.release() }
+
     /// Writes the tile `rows` x `columns` as floats, `stride` floats from row to row, on the calling thread.
     public func decode(
         rows: Range<Int>, columns part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride: Int,

@@ -145,7 +145,7 @@ public enum LocalTrainer {
         // A classifier's targets are its texts.
         let targets = batches.reduce(0) { $0 + ($1.labels.isEmpty ? $1.targets.count { $0 } : $1.sequenceCount) }
         guard targets > 0 else { throw Failure(.badData, "the examples of step \(step + 1) hold no target token") }
-        for index in gradient.indices { gradient[index] = 0 }
+        gradient.withUnsafeMutableBufferPointer { $0.update(repeating: 0) }
         var result = StepResult(count: targets, targets: targets)
         for batch in batches {
             result.loss += try model.lossAndGradient(batch, gradientScale: 1 / Float(targets), gradient: &gradient).loss

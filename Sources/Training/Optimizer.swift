@@ -170,16 +170,22 @@ extension tributary_codes {
 
 /// The Euclidean norm, summed in double, part by part in a fixed order.
 public func norm(_ values: [Float]) -> Double {
-    var total = 0.0
+    let (count, path) = (values.count, KernelPath.active.rawValue)
+    var sums = [Double](repeating: 0, count: (count + gradientPart - 1) / gradientPart)
     values.withUnsafeBufferPointer { values in
-        for start in stride(from: 0, to: values.count, by: 4096) {
-            var sum = 0.0
-            for index in start..<min(values.count, start + 4096) { sum += Double(values[index]) * Double(values[index]) }
-            total += sum
+        sums.withUnsafeMutableBufferPointer { sums in
+            nonisolated(unsafe) let (values, sums) = (values, sums)
+            Parallel.forEach(count: sums.count) { task in
+                let range = Parallel.range(task, of: count, size: gradientPart)
+                sums[task] = tributary_square_sum(path, values.baseAddress! + range.lowerBound, range.count)
+            }
         }
     }
-    return total.squareRoot()
+    return sums.reduce(0, +).squareRoot()
 }
+
+/// Values that one task squares or scales.
+private let gradientPart = 1 << 16
 
 /// Scales a gradient down to the norm `limit`, as torch's `clip_grad_norm_` does (1e-6 guards its division); 0 is no limit.
 ///
@@ -190,8 +196,12 @@ public func norm(_ values: [Float]) -> Double {
     let factor = limit / (size + 1e-6)
     guard factor < 1 else { return size }
     let share = Float(factor)
+    let count = gradient.count
     gradient.withUnsafeMutableBufferPointer { values in
-        for index in values.indices { values[index] *= share }
+        nonisolated(unsafe) let values = values
+        Parallel.forEach(count: (count + gradientPart - 1) / gradientPart) { task in
+            for index in Parallel.range(task, of: count, size: gradientPart) { values[index] *= share }
+        }
     }
     return size
 }

@@ -128,7 +128,8 @@ struct BenchTrainCommand: ParsableCommand {
         let seconds = times.clock.sorted()[steps / 2]
         line.finish()
         let peakMemory = peakGiB()
-        let operations = Self.operations(configuration, sequences: batchSize, length: sequenceLength)
+        let operations = Self.operations(
+            configuration, adapter: specification.trainedLayout.parameterCount, sequences: batchSize, length: sequenceLength)
         let peak =
             language.compute == .bfloat16
             ? BenchProductsCommand.registerPeak(bfloat16: true, threads: Parallel.threadCount)
@@ -173,15 +174,15 @@ struct BenchTrainCommand: ParsableCommand {
     }
 
     /// Floating-point operations that a step cannot do without: products with the base's matrices forward (2 a weight)
-    /// and back to their inputs (2), the head both ways, and causal attention (half of the square; forward two products,
-    /// backward four). The adapter's own and whatever is computed twice do not count.
-    static func operations(_ configuration: ModelConfiguration, sequences: Int, length: Int) -> Double {
+    /// and back to their inputs (2), the head both ways, the adapter's (6 a value: its gradient too), and causal attention
+    /// (half of the square; forward two products, backward four). Whatever is computed twice does not count.
+    static func operations(_ configuration: ModelConfiguration, adapter: Int, sequences: Int, length: Int) -> Double {
         let maps = configuration.linearMaps.reduce(0.0) { $0 + Double($1.outputs) * Double($1.inputs) }
         let head = Double(configuration.vocabularySize) * Double(configuration.hiddenSize)
         let tokens = Double(sequences * length)
         let queries = Double(configuration.headCount * configuration.headSize)
         let attention = 6 * 2 * Double(length) * Double(length) / 2 * queries * Double(sequences * configuration.layerCount)
-        return 4 * (maps + head) * tokens + attention
+        return (4 * (maps + head) + 6 * Double(adapter)) * tokens + attention
     }
 
     /// What single-precision matrix products reach here, with every thread at work.
