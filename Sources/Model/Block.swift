@@ -41,9 +41,6 @@ struct BlockShape {
 
 /// What a block's forward keeps for its backward, for each of `tokens` tokens.
 final class BlockRecord: ActivationRecord {
-    private var starts: [Int] = []
-
-    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { pointer + starts[index] }
     /// 1 / rms of x and x'.
     var inputInverses: UnsafeMutablePointer<Float> { part(0) }
     var middleInverses: UnsafeMutablePointer<Float> { part(1) }
@@ -66,37 +63,20 @@ final class BlockRecord: ActivationRecord {
     /// O of attention.
     var attended: UnsafeMutablePointer<Float> { part(14) }
 
-    /// Floats a token of each part.
-    private static func widths(_ shape: BlockShape) -> (exact: [Int], rounded: [Int], attended: Int) {
+    static func widths(_ shape: BlockShape) -> RecordWidths {
         let normed = shape.hasQueryKeyNorm ? 1 : 0
         let (q, k) = (shape.queryWidth, shape.keyWidth)
         let (heads, keyHeads) = (shape.attention.headCount, shape.attention.keyValueHeadCount)
-        return (
-            [1, 1, heads, normed * heads, normed * keyHeads],
-            [q, k, k, normed * q, normed * k, shape.hidden, shape.intermediate, shape.intermediate, shape.projectionWidth], q
-        )
+        var widths = RecordWidths(
+            exact: [1, 1, heads, normed * heads, normed * keyHeads],
+            rounded: [
+                q, k, k, normed * q, normed * k, shape.hidden, shape.intermediate, shape.intermediate, shape.projectionWidth,
+            ])
+        if shape.keepsAttended { widths.rounded.append(q) } else { widths.passing = [q] }
+        return widths
     }
 
-    static func sizes(_ shape: BlockShape, tokens: Int) -> RecordSizes {
-        let widths = widths(shape)
-        let attended = size(widths.attended, tokens)
-        return (
-            widths.exact.reduce(0) { $0 + size($1, tokens) },
-            widths.rounded.reduce(0) { $0 + size($1, tokens) } + (shape.keepsAttended ? attended : 0),
-            shape.keepsAttended ? 0 : attended
-        )
-    }
-
-    func reserve(_ shape: BlockShape, tokens: Int) {
-        reserve(Self.sizes(shape, tokens: tokens))
-        var next = 0
-        starts.removeAll(keepingCapacity: true)
-        let widths = Self.widths(shape)
-        for width in widths.exact + widths.rounded + [widths.attended] {
-            starts.append(next)
-            next += Self.size(width, tokens)
-        }
-    }
+    func reserve(_ shape: BlockShape, tokens: Int) { reserve(Self.widths(shape), tokens: tokens) }
 }
 
 /// Memory that blocks use one after another.

@@ -29,23 +29,45 @@ struct BackwardPass {
 /// Floats of a block's record: what stays exact where records are saved rounded, what is rounded, and what is not saved.
 typealias RecordSizes = (exact: Int, rounded: Int, passing: Int)
 
-/// What a block's forward keeps for its backward; one block of memory in three parts, as `RecordSizes` has them.
+/// Floats a token of the parts of a record, in the order of `RecordSizes`.
+struct RecordWidths {
+    var exact: [Int]
+    var rounded: [Int]
+    var passing: [Int] = []
+
+    /// Each part begins on a boundary of 64 bytes.
+    fileprivate static func size(_ width: Int, _ tokens: Int) -> Int { (width * tokens + 15) / 16 * 16 }
+
+    func sizes(tokens: Int) -> RecordSizes {
+        func sum(_ widths: [Int]) -> Int { widths.reduce(0) { $0 + Self.size($1, tokens) } }
+        return (sum(exact), sum(rounded), sum(passing))
+    }
+}
+
+/// What a block's forward keeps for its backward; one block of memory, its parts one after another.
 class ActivationRecord {
     private let memory = FloatBuffer()
     private var sizes: RecordSizes = (0, 0, 0)
+    private var starts: [Int] = []
 
     var pointer: UnsafeMutablePointer<Float> { memory.pointer }
     var exactCount: Int { sizes.exact }
     var roundedCount: Int { sizes.rounded }
 
-    /// Makes room; growing loses the content.
-    func reserve(_ sizes: RecordSizes) {
-        self.sizes = sizes
-        memory.reserve(sizes.exact + sizes.rounded + sizes.passing)
-    }
+    /// A part, `[tokens, width]`.
+    func part(_ index: Int) -> UnsafeMutablePointer<Float> { memory.pointer + starts[index] }
 
-    /// Floats of a part of `width` a token: each begins on a boundary of 64 bytes.
-    static func size(_ width: Int, _ tokens: Int) -> Int { (width * tokens + 15) / 16 * 16 }
+    /// Makes room; growing loses the content.
+    func reserve(_ widths: RecordWidths, tokens: Int) {
+        sizes = widths.sizes(tokens: tokens)
+        memory.reserve(sizes.exact + sizes.rounded + sizes.passing)
+        var next = 0
+        starts.removeAll(keepingCapacity: true)
+        for width in widths.exact + widths.rounded + widths.passing {
+            starts.append(next)
+            next += RecordWidths.size(width, tokens)
+        }
+    }
 }
 
 /// The blocks of a model, what they read and what stands behind them, with the memory that running them takes.

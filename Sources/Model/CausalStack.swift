@@ -42,10 +42,11 @@ final class CausalStack: BlockStack {
     }
 
     func recordSizes(_ binding: AdapterBinding, tokens: Int, _ pass: BackwardPass) -> RecordSizes {
-        BlockRecord.sizes(
+        BlockRecord.widths(
             BlockShape(
                 model.configuration, projectionWidth: binding.projectionWidth, compute: model.compute,
-                keepsAttended: readsAttended(binding, pass)), tokens: tokens)
+                keepsAttended: readsAttended(binding, pass))
+        ).sizes(tokens: tokens)
     }
 
     func record(_ index: Int) -> ActivationRecord { records[index] }

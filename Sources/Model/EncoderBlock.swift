@@ -33,9 +33,6 @@ struct EncoderShape {
 
 /// What a block's forward keeps for its backward, for each of `tokens` tokens.
 final class EncoderRecord: ActivationRecord {
-    private var starts: [Int] = []
-
-    private func part(_ index: Int) -> UnsafeMutablePointer<Float> { pointer + starts[index] }
     /// The log of each softmax's sum, `[heads, tokens]`.
     var normalizers: UnsafeMutablePointer<Float> { part(0) }
     /// Mean and 1 / deviation of each row of a and of s.
@@ -53,31 +50,14 @@ final class EncoderRecord: ActivationRecord {
     var inner: UnsafeMutablePointer<Float> { part(9) }
     var projections: UnsafeMutablePointer<Float> { part(10) }
 
-    private static func widths(_ shape: EncoderShape) -> (exact: [Int], rounded: [Int]) {
+    static func widths(_ shape: EncoderShape) -> RecordWidths {
         let hidden = shape.hidden
-        return (
-            [shape.attention.headCount, 2, 2],
-            [hidden, hidden, hidden, hidden, hidden, hidden, shape.intermediate, shape.projectionWidth]
-        )
+        return RecordWidths(
+            exact: [shape.attention.headCount, 2, 2],
+            rounded: [hidden, hidden, hidden, hidden, hidden, hidden, shape.intermediate, shape.projectionWidth])
     }
 
-    static func sizes(_ shape: EncoderShape, tokens: Int) -> RecordSizes {
-        let widths = widths(shape)
-        return (
-            widths.exact.reduce(0) { $0 + size($1, tokens) }, widths.rounded.reduce(0) { $0 + size($1, tokens) }, 0
-        )
-    }
-
-    func reserve(_ shape: EncoderShape, tokens: Int) {
-        reserve(Self.sizes(shape, tokens: tokens))
-        var next = 0
-        starts.removeAll(keepingCapacity: true)
-        let widths = Self.widths(shape)
-        for width in widths.exact + widths.rounded {
-            starts.append(next)
-            next += Self.size(width, tokens)
-        }
-    }
+    func reserve(_ shape: EncoderShape, tokens: Int) { reserve(Self.widths(shape), tokens: tokens) }
 }
 
 /// Memory that blocks use one after another.

@@ -29,7 +29,7 @@ final class EncoderStack: BlockStack {
     }
 
     func recordSizes(_ binding: AdapterBinding, tokens: Int, _ pass: BackwardPass) -> RecordSizes {
-        EncoderRecord.sizes(shape(binding.projectionWidth), tokens: tokens)
+        EncoderRecord.widths(shape(binding.projectionWidth)).sizes(tokens: tokens)
     }
 
     func record(_ index: Int) -> ActivationRecord { records[index] }

@@ -108,13 +108,13 @@ public struct MemoryPlan: Sendable {
         let work: (sizes: RecordSizes, workspace: Int, head: Int)
         if configuration.isEncoder {
             let shape = EncoderShape(configuration, projectionWidth: width, compute: training.compute)
-            work = (EncoderRecord.sizes(shape, tokens: tokens), EncoderWorkspace.byteCount(shape, tokens: tokens), 0)
+            work = (EncoderRecord.widths(shape).sizes(tokens: tokens), EncoderWorkspace.byteCount(shape, tokens: tokens), 0)
         } else {
             let readsAttended = specification.method == .lora && specification.maps.contains { $0.moduleName == "o_proj" }
             let shape = BlockShape(
                 configuration, projectionWidth: width, compute: training.compute, keepsAttended: readsAttended)
             work = (
-                BlockRecord.sizes(shape, tokens: tokens), BlockWorkspace.byteCount(shape, tokens: tokens),
+                BlockRecord.widths(shape).sizes(tokens: tokens), BlockWorkspace.byteCount(shape, tokens: tokens),
                 LanguageHead.byteCount(
                     vocabulary: configuration.vocabularySize, hidden: configuration.hiddenSize, count: tokens,
                     compute: training.compute)
