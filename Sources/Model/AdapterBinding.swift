@@ -58,7 +58,11 @@ final class AdapterBinding {
     private let ownHead = FloatBuffer()
     private let layouts: [AdapterLayout?]
     /// `[layer][place]`.
-    let maps: [[AdaptedMap]]
+    private(set) var maps: [[AdaptedMap]]
+    /// Corrections that are larger than the matrix beside which they stand: they are added to it, in float32, which takes
+    /// less memory and time than the branch. `weight` is the matrix without them.
+    private let summed: [(layer: Int, place: Int, weight: QuantizedMatrix, branch: Branch)]
+    private var summedCorrection: AdapterState?
     /// Floats a token of the widest layer's branches.
     let projectionWidth: Int
     /// The lowest layer with a trained branch; the number of layers if there is none.
@@ -122,6 +126,7 @@ final class AdapterBinding {
             start += state.values.count
         }
         var maps: [[AdaptedMap]] = []
+        var summed: [(layer: Int, place: Int, weight: QuantizedMatrix, branch: Branch)] = []
         var width = 0
         var lowest = model.blocks.count
         for (number, layer) in model.blocks.enumerated() {
@@ -148,6 +153,10 @@ final class AdapterBinding {
                     let branch = Branch(
                         rank: ranks[0], scale: scales[0], a: a.pointer, b: b.pointer, core: core?.pointer, gradientA: a.gradient,
                         gradientB: b.gradient, gradientCore: core?.gradient, offset: offset)
+                    if roleA == .stackA, Self.isSummed(rank: branch.rank, outputs: weight.rows, inputs: weight.columns) {
+                        summed.append((number, place, weight, branch))
+                        continue
+                    }
                     offset += branch.width
                     if branch.isTrained { lowest = min(lowest, number) }
                     branches.append(branch)
@@ -158,6 +167,7 @@ final class AdapterBinding {
             maps.append(own)
         }
         self.maps = maps
+        self.summed = summed
         projectionWidth = width
         lowestTrainedLayer = lowest
         trainsOutputA = maps.contains { layer in
@@ -228,5 +238,32 @@ final class AdapterBinding {
             }
             start += state.values.count
         }
+        guard !summed.isEmpty, weights.correction != summedCorrection else { return }
+        summedCorrection = weights.correction
+        for item in summed {
+            let map = maps[item.layer][item.place]
+            maps[item.layer][item.place] = AdaptedMap(
+                name: map.name, weight: Self.sum(item.weight, item.branch), bias: map.bias, branches: map.branches)
+        }
+    }
+
+    /// Whether a correction of this rank is larger than its matrix.
+    static func isSummed(rank: Int, outputs: Int, inputs: Int) -> Bool { rank * (outputs + inputs) >= outputs * inputs }
+
+    /// W + s B A in float32.
+    private static func sum(_ weight: QuantizedMatrix, _ branch: Branch) -> QuantizedMatrix {
+        let (rows, columns, part) = (weight.rows, weight.columns, 64)
+        var values = weight.decoded()
+        values.withUnsafeMutableBufferPointer { values in
+            nonisolated(unsafe) let target = values.baseAddress!
+            Parallel.forEach(count: (rows + part - 1) / part) { task in
+                let range = Parallel.range(task, of: rows, size: part)
+                gemm(
+                    m: range.count, n: columns, k: branch.rank, alpha: branch.scale,
+                    branch.b + range.lowerBound * branch.rank, lda: branch.rank, branch.a, ldb: columns, beta: 1,
+                    target + range.lowerBound * columns, ldc: columns)
+            }
+        }
+        return QuantizedMatrix(values, rows: rows, columns: columns)
     }
 }

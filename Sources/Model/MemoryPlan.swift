@@ -102,7 +102,11 @@ public struct MemoryPlan: Sendable {
         for map in specification.maps {
             let stack = min(training.correctionRank, map.outputs, map.inputs)
             frozen += stack * (map.outputs + map.inputs)
-            widths[map.layerPath, default: 0] += specification.rank * (specification.method == .loraSB ? 2 : 1) + stack
+            let isSummed =
+                stack > 0 && AdapterBinding.isSummed(rank: stack, outputs: map.outputs, inputs: map.inputs)
+            held += isSummed ? 4 * map.outputs * map.inputs : 0
+            widths[map.layerPath, default: 0] +=
+                specification.rank * (specification.method == .loraSB ? 2 : 1) + (isSummed ? 0 : stack)
         }
         let width = widths.values.max() ?? 0
         let work: (sizes: RecordSizes, workspace: Int, head: Int)

@@ -225,4 +225,43 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
         let logits = try adapted.makeDecoder().prefill(batch.tokens)
         #expect(Closeness(logits, all[(699 * 37)...]).isWithin(ofLargest: 1e-5))
     }
+
+    /// A correction of small rank, once as it is and once filled up with zeros until it is larger than its matrices.
+    @Test(arguments: [WeightForm.stored, .nf4])
+    func `a correction larger than its matrix is added to it, and computes the same`(form: WeightForm) throws {
+        let tiny = TinyModel()
+        let model = try tiny.load(form)
+        let specification = try AdapterSpecification(
+            method: .lora, maps: model.linearMaps, rank: 3, alpha: 5, rankStabilized: false)
+        func filledUp(_ weights: AdapterWeights) throws -> AdapterWeights {
+            let small = try #require(weights.correction)
+            var large = AdapterState(zeros: AdapterSpecification.stackLayout(maps: specification.maps, rank: 1 << 20))
+            for (index, tensor) in large.layout.tensors.enumerated() {
+                let source = try #require(small.layout.index(map: tensor.map, role: tensor.role))
+                let columns = small.layout.tensors[source].columns
+                for (position, value) in small.tensor(source).enumerated() {
+                    large.values[large.layout.offsets[index] + position / columns * tensor.columns + position % columns] = value
+                }
+            }
+            var weights = weights
+            weights.correction = large
+            return weights
+        }
+        let batch = tiny.batch([9, 2, 70, 1])
+        let branches = try AdaptedModel(model: model, weights: randomWeights(specification, correctionRank: 2))
+        let summed = try AdaptedModel(
+            model: model, weights: try filledUp(randomWeights(specification, correctionRank: 2)))
+        for seed in [3, 4] as [UInt64] {
+            let weights = randomWeights(specification, correctionRank: 2, seed: seed)
+            try branches.load(weights)
+            try summed.load(try filledUp(weights))
+            var gradients = [[Float]](
+                repeating: [Float](repeating: 0, count: branches.trainedLayout.parameterCount), count: 2)
+            let first = try branches.lossAndGradient(batch, gradientScale: 1, gradient: &gradients[0]).loss
+            let second = try summed.lossAndGradient(batch, gradientScale: 1, gradient: &gradients[1]).loss
+            #expect(abs(first - second) < 1e-6 * first && first != second)
+            let closeness = Closeness(gradients[1], gradients[0])
+            #expect(closeness.isWithin(norm: 1e-5), "\(closeness)")
+        }
+    }
 }
