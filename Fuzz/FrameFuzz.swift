@@ -15,6 +15,17 @@ private enum FrameFuzz {
         let digest = Digest(of: [1])
         let requests: [Request] = [
             .inquire(Inquire(softwareVersion: "1")),
+            .hello(
+                Hello(
+                    softwareVersion: "1", name: "a", secret: [UInt8](repeating: 7, count: 32), baseDigest: digest,
+                    tokenizerDigest: digest, maximumRank: 4, exampleCount: 5, hasEvaluationData: true,
+                    hasUnquantizedModel: true, sessionNonce: 1, kernelPath: "scalar")),
+            .reportEvaluation(
+                ReportEvaluation(
+                    session: 1, round: 1, lossSum: 1.5, targetTokens: 3, examples: 3, exactMatches: nil,
+                    labelTallies: [
+                        LabelTally(correct: 1, predicted: 2, actual: 1), LabelTally(correct: 1, predicted: 1, actual: 2),
+                    ])),
             .poll(Poll(session: 1, lastContribution: ContributionKey(round: 1, digest: digest))),
             .uploadChunk(
                 UploadChunk(

@@ -57,9 +57,14 @@ final class Engine: LocalWork {
                 "the evaluation data is not used: under dp \(plan.privacy.rawValue) results on it are told only if the plan declares it public"
             )
         }
-        let (cut, dropped) = work.cutAndDropped
+        if work.hasUnquantizedModel, !plan.needsUnquantizedModel {
+            logger.notice(
+                "--unquantized-model is not used: this run does not start from what the stored form of its base lost (start loftq)"
+            )
+        }
+        let (cut, divided, dropped) = work.changedCounts
         let notes = [
-            cut > 0 ? "\(cut) cut" : nil, dropped > 0 ? "\(dropped) dropped" : nil,
+            cut > 0 ? "\(cut) cut" : nil, divided > 0 ? "\(divided) divided" : nil, dropped > 0 ? "\(dropped) dropped" : nil,
             work.packing.map { "in \($0.bins.count) bins, \(Readable.decimal(100 * $0.fillRate, 1)) % full" },
         ].compactMap { $0 }
         logger.info(
@@ -118,6 +123,7 @@ private final class ProgressDisplay {
             show("round \(round)", done: step.done, of: step.count, speed)
         case .evaluating(_, let done, let count): show("evaluating", done: done, of: count)
         case .starting(let done, let count): show("computing the start", done: done, of: count)
+        case .started(let summary): logger.info("\(summary)")
         }
     }
 

@@ -37,8 +37,8 @@ struct JoinCommand: ParsableCommand {
     var evalData: String?
     @Option(help: ArgumentHelp("The field or column of the text, if it is not called text.", valueName: "field"))
     var textField: String?
-    @Option(help: ArgumentHelp("classify: the field or column of the label.", valueName: "field"))
-    var labelField = "label"
+    @Option(help: ArgumentHelp("classify: the field or column of the label (default: label).", valueName: "field"))
+    var labelField: String?
     @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
     @Option(
@@ -100,9 +100,14 @@ struct JoinCommand: ParsableCommand {
         let engineBase = try EngineBase(
             modelFolder: model, unquantizedFolder: unquantizedModel, chatTemplate: chatTemplate)
         engineBase.memoryLimit = memoryLimit?.bytes
+        guard labelField == nil || engineBase.checkpoint.configuration.isEncoder else {
+            throw Failure(
+                .usage, "--label-field means nothing to \(model), which predicts tokens and does not classify: leave it out")
+        }
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(
-            name: name, base: engineBase, data: data, evaluationData: evalData, textField: textField, labelField: labelField,
+            name: name, base: engineBase, data: data, evaluationData: evalData, textField: textField,
+            labelField: labelField ?? "label",
             channel: channel, logger: logger)
         let checkpoint = engineBase.checkpoint
         let tokenizer = try checkpoint.tokenizerDigest()

@@ -47,12 +47,12 @@ struct StartCommand: ParsableCommand {
         let checkpoint = try CheckpointFolder(path: settings.model)
         let maps = checkpoint.configuration.linearMaps
         var plan = settings.plan
+        let adapter = try settings.initialAdapter.map { (folder) throws(Failure) in try PEFTAdapter(folder: folder) }
+        if let adapter { try plan.settleLabels(with: adapter) }
         plan.settleTask(for: checkpoint.configuration)
         try plan.validateTask(for: checkpoint.configuration)
         var initial: AdapterWeights?
-        if let adapter = settings.initialAdapter {
-            initial = try RunStart.weights(ofAdapter: adapter, plan: &plan, maps: maps)
-        }
+        if let adapter { initial = try RunStart.weights(of: adapter, plan: &plan, maps: maps) }
         try plan.validate(for: checkpoint)
         guard unsafeDpSeed == nil || plan.privacy == .client else {
             throw Failure(

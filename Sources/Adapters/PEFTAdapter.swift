@@ -170,6 +170,30 @@ public struct PEFTAdapter: Sendable {
         return labels.compactMap { $0 }
     }
 
+    /// Compares the labels of the head's outputs, byte by byte, with those of the task that it is to be used for.
+    ///
+    /// - Parameter planned: as a person or a plan names them, in the order of the outputs; empty where nobody did and the
+    ///   adapter's own are to be taken
+    /// - Throws: `Failure` if the head has others, or an order of its own, or if nobody knows what its outputs mean
+    public func checkLabels(_ planned: [String]) throws(Failure) {
+        guard !head.isEmpty else { return }
+        guard !labels.isEmpty else {
+            guard !planned.isEmpty else {
+                throw Failure(
+                    .usage,
+                    "\(origin) has a head, but no labels.json that tells what its outputs mean: name the labels with --labels, in the order of its outputs"
+                )
+            }
+            return
+        }
+        guard planned.isEmpty || planned.map({ Array($0.utf8) }) == labels.map({ Array($0.utf8) }) else {
+            throw Failure(
+                .badData,
+                "\(origin) was trained for other labels, or in another order, than those given: leave --labels out, or give its labels.json with it"
+            )
+        }
+    }
+
     private static func values(
         _ name: String, dimensions: Int, in file: SafetensorsFile, path: String
     ) throws(Failure) -> (values: [Float], shape: [Int]) {

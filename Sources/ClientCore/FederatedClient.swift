@@ -179,6 +179,13 @@ public struct FederatedClient {
                     hasUnquantizedModel: work.hasUnquantizedModel && plan.needsUnquantizedModel, sessionNonce: nonce,
                     kernelPath: identity.kernelPath)))
         guard case .welcome(let welcome) = reply else { throw unexpected(reply, to: "a join") }
+        guard fits else {
+            throw Refused.failure(
+                Failure(
+                    .protocolError,
+                    "the coordinator admitted this client to a run on another base model or tokenizer than this client's, which it has to refuse: nothing was sent"
+                ))
+        }
         let rank = Int(welcome.rank)
         let specification = try Refused.wrap { () throws(Failure) in
             guard welcome.runID == announcement.runID else {

@@ -14,6 +14,8 @@ public enum EngineProgress: Sendable {
     case training(client: String, round: Int, TrainingProgress)
     case evaluating(client: String, done: Int, count: Int)
     case starting(done: Int, count: Int)
+    /// What the start comes to, in a sentence.
+    case started(String)
 }
 
 public final class EngineWork: LocalWork {
@@ -53,6 +55,7 @@ public final class EngineWork: LocalWork {
         let training = try base.text.examples(
             records, task: task, sequenceLength: sequenceLength, dividesTexts: dividesTexts)
         guard !training.examples.isEmpty else {
+            if case .classify = task { throw Failure(.badData, "\(name) has no example to classify: add records to its data") }
             throw Failure(
                 .badData,
                 "no example of \(name) has a target within \(sequenceLength) tokens: add a completion to its records, or raise --sequence-length"
@@ -67,8 +70,10 @@ public final class EngineWork: LocalWork {
 
     private var examples: [Example] { training?.examples ?? [] }
 
-    /// Examples that were cut and that were dropped at the plan's sequence length.
-    public var cutAndDropped: (cut: Int, dropped: Int) { (training?.cutCount ?? 0, training?.droppedCount ?? 0) }
+    /// Examples that were cut, divided and dropped at the plan's sequence length.
+    public var changedCounts: (cut: Int, divided: Int, dropped: Int) {
+        (training?.cutCount ?? 0, training?.dividedCount ?? 0, training?.droppedCount ?? 0)
+    }
 
     public var exampleCount: Int { training?.examples.count ?? records.count }
     public var hasEvaluationData: Bool { evaluationRecords != nil }
@@ -93,6 +98,9 @@ public final class EngineWork: LocalWork {
             throw Failure(
                 .usage,
                 "sequence-length is \(plan.sequenceLength), but the model has \(positions) positions: use at most \(positions)")
+        }
+        if plan.needsUnquantizedModel, let source = base.unquantized {
+            try QuantizationStart.check(source, holds: plan.targets(among: base.checkpoint.configuration.linearMaps))
         }
         try encode(
             plan.task == .causal ? .causal : .classify(LabelSet(plan.labels), field: labelField),
@@ -162,7 +170,7 @@ public final class EngineWork: LocalWork {
             guard let source = plan.needsUnquantizedModel ? base.unquantized : base.checkpoint else {
                 throw Failure(.usage, "start loftq needs the unquantized weights: add --unquantized-model")
             }
-            return try QuantizationStart.residual(
+            let made = try QuantizationStart.residual(
                 specification: specification,
                 base: { (map) throws(Failure) in
                     guard let weight = model.model.weight(of: map.name) else {
@@ -170,19 +178,25 @@ public final class EngineWork: LocalWork {
                     }
                     return weight
                 }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) }, generator: generator
-            ) { progress(.starting(done: $0, count: $1)) }.state
+            ) { progress(.starting(done: $0, count: $1)) }
+            _ = progress(.started(QuantizationStart.summary(made.errors)))
+            return made.state
         case .gradient:
             let drawn = LoRASBStart.examples(
                 examples, stepSize: plan.batchSize * plan.gradientAccumulation,
                 generator: SeededGenerator(seed: plan.seed, purpose: "start examples", client: client))
-            return try LoRASBStart.fromGradient(
+            let made = try LoRASBStart.fromGradient(
                 model: model, specification: specification, examples: drawn, batchSize: plan.batchSize,
                 learningRate: plan.learningRate, generator: generator
-            ) { progress(.starting(done: $0, count: $1)) }.state
+            ) { progress(.starting(done: $0, count: $1)) }
+            _ = progress(.started(LoRASBStart.summary(made.approximations)))
+            return made.state
         case .xs:
-            return try LoRASBStart.fromBase(specification: specification, model: model.model, generator: generator) {
+            let made = try LoRASBStart.fromBase(specification: specification, model: model.model, generator: generator) {
                 progress(.starting(done: $0, count: $1))
-            }.state
+            }
+            _ = progress(.started(LoRASBStart.summary(made.approximations)))
+            return made.state
         }
     }
 

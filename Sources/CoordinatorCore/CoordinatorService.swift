@@ -240,7 +240,9 @@ extension Federation {
         guard let name = sessions[fetch.session] else { return .control }
         let key = ChunkKey(client: name, digest: fetch.digest, index: fetch.index)
         guard sentChunks.insert(key).inserted else { return .control }
-        guard kind != .frozen else { return .oneTime }
+        // What one client made at the start and all others fetch once, in one piece with its frozen factors.
+        let isStart = kind == .state && plan.isStartUploaded && adapter?.round == 0
+        guard kind != .frozen, !isStart else { return .oneTime }
         if fetch.index == 0, let member = members[name], let values = try? valueCount(ofBlob: fetch.digest, rank: member.rank) {
             traffic.downlinkValues += values
         }

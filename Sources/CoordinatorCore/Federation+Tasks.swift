@@ -105,6 +105,12 @@ extension Federation {
                 "client \(name) tells of \(report.labelTallies.count) labels whose counts are not those of \(examples) examples of this run's \(plan.labels.count) labels"
             )
         }
+        guard plan.task == .causal || (tokens == examples && report.exactMatches == nil) else {
+            return Self.refusal(
+                .badMessage,
+                "client \(name) tells of \(tokens) targets and \(report.exactMatches ?? 0) exact matches of \(examples) texts, each of which has one label and no completion"
+            )
+        }
         let record = EvaluationRecord(
             round: adapter.round, client: name, lossSum: report.lossSum, targetTokens: tokens, examples: examples,
             exactMatches: report.exactMatches.flatMap(Int.init(exactly:)), labelCounts: plan.task == .causal ? nil : counts)

@@ -10,15 +10,9 @@ extension RunStart {
     ///
     /// - Throws: `Failure` if the adapter cannot be read, belongs to another base, or does not fit the plan
     public static func weights(
-        ofAdapter folder: String, plan: inout FederationPlan, maps: [LinearMap]
+        of adapter: PEFTAdapter, plan: inout FederationPlan, maps: [LinearMap]
     ) throws(Failure) -> AdapterWeights {
-        let adapter = try PEFTAdapter(folder: folder)
-        guard adapter.labels.isEmpty || plan.labels.isEmpty || adapter.labels == plan.labels else {
-            throw Failure(
-                .badData,
-                "\(folder) was trained for other labels, or in another order, than this run's: give its labels.json's with --labels"
-            )
-        }
+        if plan.task == .classify { try adapter.checkLabels(plan.labels) }
         // The plan says what cannot work before the adapter is converted.
         plan.initialAdapterDigest = Digest(of: [])
         try plan.validate(maps: maps)
@@ -38,6 +32,17 @@ extension RunStart {
         }
         plan.initialAdapterDigest = builder.finish()
         return weights
+    }
+}
+
+extension FederationPlan {
+    /// Takes the labels of the adapter that the run starts from, where none were named.
+    ///
+    /// - Throws: `Failure` if some were named and its head has others, or if nobody knows what its head tells
+    public mutating func settleLabels(with adapter: PEFTAdapter) throws(Failure) {
+        guard task == .classify else { return }
+        try adapter.checkLabels(labels)
+        if labels.isEmpty { labels = adapter.labels }
     }
 }
 

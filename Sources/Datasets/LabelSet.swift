@@ -7,6 +7,10 @@ public struct LabelSet: Sendable, Equatable {
     /// By bytes: Swift's strings are equal up to canonical equivalence, and labels are not.
     private let indices: [[UInt8]: Int32]
 
+    /// Bytes of an unknown label that is compared with every known one, and characters of it in a message.
+    private static let longestCompared = 256
+    private static let longestShown = 80
+
     /// - Parameter names: each once
     public init(_ names: [String]) {
         self.names = names
@@ -31,9 +35,12 @@ public struct LabelSet: Sendable, Equatable {
     public func index(of record: Record, field: String) throws(Failure) -> Int32 {
         let label = try record.label(field)
         if let index = indices[Array(label.utf8)] { return index }
-        let advice = NearestName.of(label, among: names).map { "did you mean \"\($0)\"?" } ?? "add it, or correct the record"
+        // A column of whole texts, named by mistake, is compared with nothing and not printed whole.
+        let nearest = label.utf8.count <= Self.longestCompared ? NearestName.of(label, among: names) : nil
+        let advice = nearest.map { "did you mean \"\($0)\"?" } ?? "add it, or correct the record"
+        let shown = label.count > Self.longestShown ? label.prefix(Self.longestShown) + "..." : label[...]
         throw Failure(
-            .badData, "\(record.place): the label \"\(label)\" is not one of the \(names.count) labels of this task; \(advice)")
+            .badData, "\(record.place): the label \"\(shown)\" is not one of the \(names.count) labels of this task; \(advice)")
     }
 }
 

@@ -7,6 +7,9 @@ extension FederationPlan {
     /// Labels of a run, and UTF-8 bytes of all of them together: the plan travels in one message.
     public static let largestLabelCount = 10_000
     public static let largestLabelBytes = 1 << 18
+    /// Linear maps of a head, and their outputs and inputs: beyond those of every model, and such that their product is in range.
+    static let largestHeadCount = 4
+    static let largestHeadSide = 1 << 17
 
     /// Fills in the head that the model has for the plan's labels, once the labels are known.
     public mutating func settleTask(for configuration: ModelConfiguration) {
@@ -59,11 +62,20 @@ extension FederationPlan {
             try require(
                 !label.utf8.contains(0x0A) && !label.utf8.contains(0x0D),
                 "labels: label \(index + 1) holds a line break: a file of labels has one a line")
+            try require(
+                !label.unicodeScalars.contains { $0.properties.generalCategory == .control },
+                "labels: label \(index + 1) holds a control character: use plain text")
             try require(seen.insert(Array(label.utf8)).inserted, "labels holds \"\(label)\" twice: a label has one place")
         }
         try require(
             exactMatchTokens == 0 && exactMatchMarker.isEmpty,
             "exact-match is not possible with task classify, which writes nothing: leave it out; accuracy is always measured")
+        // A plan may come over the wire: what no model has would trap, or allocate without limit, where layouts are made of it.
+        try require(
+            head.count <= Self.largestHeadCount && Set(head.map(\.name)).count == head.count
+                && head.allSatisfy {
+                    (1...Self.largestHeadSide).contains($0.outputs) && (1...Self.largestHeadSide).contains($0.inputs)
+                }, "the plan's head is none that a model has: use the same version on both sides")
         try require(
             head.last?.outputs == labels.count,
             "the plan's head is not one of \(labels.count) labels: use the same version on both sides")

@@ -26,6 +26,12 @@ extension FederationPlan {
                 "quantize is \(quantize.rawValue), but \(checkpoint.path) is quantized already: only stored and none are possible"
             )
         }
+        try validateStart(for: checkpoint)
+    }
+
+    /// - Throws: `Failure(.usage)` if the start makes up for what quantization lost, and the base lost nothing
+    public func validateStart(for checkpoint: CheckpointFolder) throws(Failure) {
+        let maps = checkpoint.configuration.linearMaps
         guard !needsUnquantizedModel || maps.contains(where: { checkpoint.isQuantized($0.name) }) else {
             throw Failure(
                 .usage,

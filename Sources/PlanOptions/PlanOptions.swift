@@ -30,8 +30,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var task: TaskName?
     @Option(
         help: ArgumentHelp(
-            "classify: all labels, or a file with one a line, in the order of the classifier's outputs.",
-            valueName: "label,...|file"), transform: words)
+            "classify: all labels, or a file with one a line or a JSON list, in the order of the classifier's outputs.",
+            valueName: "label,...|file"), transform: PlanOptions.words)
     public var labels: [String]?
 
     // The adapter.
@@ -41,7 +41,8 @@ public struct PlanOptions: ParsableArguments, Sendable {
     public var alpha: Double?
     @Flag(inversion: .prefixedNo, help: "The scale is alpha / sqrt(rank).")
     public var rankStabilized: Bool?
-    @Option(help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "name,..."), transform: words)
+    @Option(
+        help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "name,..."), transform: PlanOptions.words)
     public var targetModules: [String]?
     @Option(help: "flora: the largest rank of the global correction.")
     public var rankCap: Int?
@@ -193,6 +194,14 @@ public struct PlanOptions: ParsableArguments, Sendable {
         if plan.privacy == .example, gradientClip == nil { plan.gradientClip = 0 }
     }
 
+    /// Words between commas, without the spaces around them.
+    ///
+    /// - Throws: a parser's error if one is empty
+    public static func words(_ text: String) throws -> [String] {
+        guard let values = [String](configuration: split(text)) else { throw ValidationError("it is \([String].expectation)") }
+        return values
+    }
+
     /// Reads the labels where one text was given for them, which is the name of a file.
     ///
     /// - Throws: `Failure` if the file cannot be read, or a line of it is empty
@@ -203,9 +212,18 @@ public struct PlanOptions: ParsableArguments, Sendable {
         given.count == 1 ? try labels(file: given[0]) : given
     }
 
-    /// One label a line.
+    /// One label a line, or a JSON list of texts in a file of that name; a byte order mark is no part of the first.
     private static func labels(file path: String) throws(Failure) -> [String] {
-        guard let text = String(validating: try FileReading.bytes(path), as: UTF8.self) else {
+        var bytes = try FileReading.bytes(path)
+        if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { bytes.removeFirst(3) }
+        if path.hasSuffix(".json") {
+            let texts = (try? JSONValue(parsing: bytes))?.elements?.map(\.text)
+            guard let texts, !texts.contains(nil) else {
+                throw Failure(.badData, "\(path) is not a JSON list of texts: write it as [\"no\", \"yes\"]")
+            }
+            return texts.compactMap { $0 }
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
             throw Failure(.badData, "\(path) is not UTF-8: save the labels as UTF-8, one a line")
         }
         var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
@@ -243,11 +261,6 @@ private func integers(_ text: String) throws -> [Int] {
 
 private func codec(_ text: String) throws -> UpdateCodec {
     do { return try UpdateCodec(parsing: text) } catch { throw ValidationError(error.message) }
-}
-
-private func words(_ text: String) throws -> [String] {
-    guard let values = [String](configuration: split(text)) else { throw ValidationError("it is \([String].expectation)") }
-    return values
 }
 
 private func split(_ text: String) -> [String] {

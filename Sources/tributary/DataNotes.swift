@@ -3,11 +3,12 @@
 import Datasets
 import Programs
 
-/// What was cut and left out while a data set was read; nil if nothing was.
-func dataNotes(cut: Int, dropped: Int, sequenceLength: Int) -> String? {
+/// What was cut, divided and left out while a data set was read; nil if nothing was.
+func dataNotes(cut: Int, divided: Int, dropped: Int, sequenceLength: Int) -> String? {
     func examples(_ count: Int) -> String { count == 1 ? "1 example was" : "\(count) examples were" }
     var notes: [String] = []
     if cut > 0 { notes.append("\(examples(cut)) cut to \(sequenceLength) tokens") }
+    if divided > 0 { notes.append("\(examples(divided)) divided into parts of up to \(sequenceLength) tokens") }
     if dropped > 0 { notes.append("\(examples(dropped)) left out, as no target remained within \(sequenceLength) tokens") }
     return notes.isEmpty ? nil : notes.joined(separator: "; ")
 }
@@ -21,5 +22,6 @@ func packingNote(examples: Int, bins: Int, tokens: Int, sequenceLength: Int) -> 
 }
 
 func dataNotes(_ data: EncodedData, sequenceLength: Int) -> String? {
-    dataNotes(cut: data.cutCount, dropped: data.droppedCount, sequenceLength: sequenceLength)
+    dataNotes(
+        cut: data.cutCount, divided: data.dividedCount, dropped: data.droppedCount, sequenceLength: sequenceLength)
 }

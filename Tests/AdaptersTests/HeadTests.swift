@@ -110,6 +110,25 @@ import Testing
         }
     }
 
+    @Test func `labels are compared by their bytes with those of the head`() throws {
+        func adapter(_ labels: [String], head: [PEFTAdapter.HeadEntry]) -> PEFTAdapter {
+            PEFTAdapter(entries: maps.map(entry), head: head, labels: labels)
+        }
+        let known = adapter(["\u{e9}", "no"], head: head)
+        try known.checkLabels(["\u{e9}", "no"])
+        // Nobody named any: the adapter's own are taken.
+        try known.checkLabels([])
+        for planned in [["no", "\u{e9}"], ["e\u{301}", "no"], ["\u{e9}", "no", "yes"], ["no"]] {
+            let failure = #expect(throws: Failure.self) { try known.checkLabels(planned) }
+            #expect(failure?.message.contains("in another order") == true, "\(planned)")
+        }
+        let unknown = adapter([], head: head)
+        try unknown.checkLabels(["b", "a"])
+        let failure = #expect(throws: Failure.self) { try unknown.checkLabels([]) }
+        #expect(failure?.message.contains("no labels.json") == true)
+        try adapter([], head: []).checkLabels([])
+    }
+
     @Test func `damaged heads and other saved modules are refused by name`() throws {
         try PEFTAdapter(entries: [entry(maps[0])], head: head).write(folder: folder.file("b"), maps: maps)
         let file = try SafetensorsFile(path: folder.file("b/adapter_model.safetensors"))

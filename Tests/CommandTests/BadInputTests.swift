@@ -152,6 +152,7 @@ import Testing
             ),
             (place.train("out", ["--start", "xs"]), "--start xs means nothing to lora: possible are zero, loftq"),
             (place.train("out", ["--unquantized-model", place.model]), "means nothing without --start loftq"),
+            (place.train("out", ["--start", "loftq"]), "is not quantized and quantize is stored"),
             (["model", "inspekt"], "inspekt"), (["model", "eval", "--model", place.model], "--data"),
         ]
         for (command, sentence) in refusals {

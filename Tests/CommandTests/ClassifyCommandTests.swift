@@ -51,19 +51,54 @@ private struct Place {
         let result = try place.place.json(place.evaluate(["--adapter", place.place.file("tuned")]))
         #expect((result["accuracy"]?.double ?? 0) > 0.5 && (result["macro_f1"]?.double ?? 0) > 0.4)
         #expect(result["examples"]?.int == 12 && result["labels"]?.int == 3 && result["perplexity"] == nil)
-        // The same labels, named; and in another order, which is another task.
-        let named = try place.place.json(
-            place.evaluate(["--adapter", place.place.file("tuned"), "--labels", TinyEncoder.labels.joined(separator: ",")]))
-        #expect(named["accuracy"] == result["accuracy"])
-        let shifted = try place.place.json(
-            place.evaluate(["--adapter", place.place.file("tuned"), "--labels", "fruit,tool,animal"]))
-        #expect((shifted["accuracy"]?.double ?? 1) < (result["accuracy"]?.double ?? 0))
+        // The same labels, named.
+        for labels in [TinyEncoder.labels.joined(separator: ", "), place.place.file("tuned/labels.json")] {
+            let named = try place.place.json(place.evaluate(["--adapter", place.place.file("tuned"), "--labels", labels]))
+            #expect(named["accuracy"] == result["accuracy"])
+        }
+    }
+
+    @Test func labelsOfAnAdapterAreItsOwn() throws {
+        let place = try Place()
+        let workplace = place.place
+        let tuned = workplace.file("tuned")
+        #expect(try workplace.run(place.train("tuned", ["--steps", "1"])).status == 0)
+        // This data has two of the three labels.
+        try workplace.write(workplace.file("small.jsonl"), TinyEncoder.records(2))
+        let small = ["--data", workplace.file("small.jsonl"), "--init-adapter", tuned]
+        let taken = try workplace.run(place.simulate("taken", small))
+        #expect(taken.status == 0, "\(taken.errors)")
+        let run = try JSONValue(parsing: workplace.bytes(workplace.file("taken/run.json")))
+        #expect(run["plan"]?["labels"]?.elements?.compactMap(\.text) == TinyEncoder.labels)
+        // Another order is another head.
+        try workplace.write(workplace.file("other.txt"), "\u{feff}fruit\r\ntool\r\nanimal\r\n")
+        for labels in ["fruit, tool,animal", workplace.file("other.txt")] {
+            for arguments in [
+                place.train("x", ["--init-adapter", tuned]), place.simulate("y", small), place.evaluate(["--adapter", tuned]),
+            ] {
+                let finished = try workplace.run(arguments + ["--labels", labels])
+                #expect(finished.status != 0 && finished.errors.contains("in another order"), "\(arguments): \(finished.errors)")
+            }
+        }
+        // A head whose labels nobody knows is taken at the word of who names them.
+        try FileManager.default.removeItem(atPath: tuned + "/labels.json")
+        for arguments in [place.train("x", ["--init-adapter", tuned]), place.simulate("y", small)] {
+            let refused = try workplace.run(arguments)
+            #expect(refused.status != 0 && refused.errors.contains("no labels.json"), "\(arguments): \(refused.errors)")
+            let named = try workplace.run(arguments + ["--labels", "animal,fruit,tool"])
+            #expect(named.status == 0, "\(arguments): \(named.errors)")
+        }
     }
 
     @Test func aSimulationFillsInItsLabelsAndTellsAccuracy() throws {
         let place = try Place()
         let finished = try place.place.run(
-            place.simulate("run", ["--partition", "dirichlet:5:category", "--write-partitions", place.place.file("parts")]))
+            place.simulate(
+                "run",
+                [
+                    "--partition", "dirichlet:5:category", "--write-partitions", place.place.file("parts"), "--chat-template",
+                    "qwen3",
+                ]))
         #expect(finished.status == 0, "\(finished.errors)")
         #expect(finished.output.contains("accuracy") && finished.output.contains("macro F1"))
         let run = try JSONValue(parsing: place.place.bytes(place.place.file("run/run.json")))
@@ -76,6 +111,10 @@ private struct Place {
         #expect(try place.place.text(place.place.file("parts/labels.txt")) == "animal\nfruit\ntool\n")
         let commands = try place.place.text(place.place.file("parts/commands.txt"))
         #expect(commands.contains("--labels") && commands.contains("--label-field category"))
+        #expect(commands.split(separator: "\n").dropFirst().allSatisfy { $0.contains(" --chat-template qwen3") })
+        // The same records, read in another way, are another run's.
+        let otherwise = try place.place.run(place.simulate("run", ["--partition", "dirichlet:5:category"]))
+        #expect(otherwise.status != 0 && otherwise.errors.contains("--chat-template"), "\(otherwise.errors)")
         #expect(place.place.exists(place.place.file("run/adapter/labels.json")))
         let report = try place.place.run([
             "report", place.place.file("run"), "--output", place.place.file("r.html"), "--markdown",
@@ -100,6 +139,10 @@ private struct Place {
             (place.simulate("y", ["--task", "causal"]), "--task classify"),
             (place.simulate("y", ["--labels", "animal,fruit"]), "texts.jsonl:3: the label \"tool\""),
             (place.simulate("y", ["--labels", "animal"]), "animal"),
+            (place.simulate("y", ["--labels", "animal,,fruit"]), "--labels"),
+            (place.evaluate(["--labels", "animal,,fruit"]), "--labels"),
+            (place.place.evaluate(["--label-field", "kind"]), "--label-field means nothing"),
+            (place.place.simulate("y", ["--label-field", "kind"]), "--label-field means nothing"),
         ]
         for (arguments, expected) in cases {
             let finished = try place.place.run(arguments)

@@ -43,6 +43,19 @@ private func message(_ body: () throws -> Void) -> String {
         #expect(missing.hasPrefix("data.jsonl:1:") && missing.contains("\"intent\"") && missing.contains("--label-field"))
     }
 
+    @Test func `an unknown label that is a whole text is neither compared nor printed whole`() throws {
+        let data = try records([
+            #"{"text": "a", "label": "\#(String(repeating: "x", count: 100))"}"#,
+            #"{"text": "b", "label": "\#(String(repeating: "y", count: 300))"}"#,
+        ])
+        let labels = LabelSet([String(repeating: "x", count: 99), String(repeating: "y", count: 299)])
+        let compared = message { _ = try labels.index(of: data[0], field: "label") }
+        #expect(
+            compared.contains("the label \"" + String(repeating: "x", count: 80) + "...\"") && compared.contains("did you mean"))
+        let long = message { _ = try labels.index(of: data[1], field: "label") }
+        #expect(long.contains(String(repeating: "y", count: 80) + "...\"") && !long.contains("did you mean"), "\(long)")
+    }
+
     @Test func `a text that is cut keeps the separator at its end`() throws {
         let data = try records([
             #"{"text": "abcdef", "label": "yes"}"#, #"{"text": "ab", "label": "no"}"#, #"{"text": "", "label": "no"}"#,

@@ -133,6 +133,11 @@ private final class ClassifierBench {
         (plan.task, plan.labels, plan.head) = (.causal, [], [])
         var failure = #expect(throws: Failure.self) { try plan.validate(for: bench.base.checkpoint) }
         #expect(failure?.message.contains("--task classify") == true)
+        // A head that comes with the plan is the model's own, or none is made of it.
+        var widened = try bench.plan(.fedit)
+        widened.head[0] = LinearMap(name: widened.head[0].name, outputs: widened.head[0].outputs, inputs: 4096)
+        failure = #expect(throws: Failure.self) { _ = try bench.run(widened) }
+        #expect(failure?.message.contains("head") == true, "\(failure?.message ?? "")")
         let causal = try EngineBench()
         plan = causal.plan(.fedit)
         (plan.task, plan.labels) = (.classify, TinyEncoder.labels)

@@ -32,7 +32,7 @@ import Testing
             plan.ranks = strategy == .flora ? [3, 8] : [8]
             plan.alpha = 24
         }
-        let initial = try RunStart.weights(ofAdapter: folder.path + "/adapter", plan: &plan, maps: bench.maps)
+        let initial = try RunStart.weights(of: PEFTAdapter(folder: folder.path + "/adapter"), plan: &plan, maps: bench.maps)
         #expect(plan.initialAdapterDigest != nil)
         let next = MemoryFederationStore()
         let log = TrainingLog()
@@ -79,7 +79,7 @@ import Testing
         let evaluated = try bench.loss(loaded, examples) / Double(targetTokens)
         #expect(abs(evaluated - first[1]) <= 1e-6 * first[1], "seed \(bench.seed): \(evaluated), not \(first[1])")
 
-        let initial = try RunStart.weights(ofAdapter: folder.path + "/adapter", plan: &plan, maps: bench.maps)
+        let initial = try RunStart.weights(of: PEFTAdapter(folder: folder.path + "/adapter"), plan: &plan, maps: bench.maps)
         let next = MemoryFederationStore()
         _ = try bench.run(plan, store: next, initial: initial, evaluates: true)
         let second = try evaluations(next)
@@ -94,7 +94,7 @@ import Testing
         try folder.writeAdapter(try bench.movedStart(bench.plan(.fedit)), maps: bench.maps, base: "base")
         var plan = bench.plan(.fedSB)
         let failure = try #require(throws: Failure.self) {
-            _ = try RunStart.weights(ofAdapter: folder.path + "/adapter", plan: &plan, maps: bench.maps)
+            _ = try RunStart.weights(of: PEFTAdapter(folder: folder.path + "/adapter"), plan: &plan, maps: bench.maps)
         }
         #expect(failure.status == .usage)
         #expect(failure.message.contains("fed-sb cannot start from an adapter"), "\(failure.message)")

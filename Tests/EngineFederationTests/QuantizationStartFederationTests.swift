@@ -48,8 +48,10 @@ import Training
         let last = try federation.service.weights(afterRound: nil)
         #expect(last.frozen == start.frozen && last.trained != start.trained)
         #expect(Closeness(last.trained.values, start.trained.values).isWithin(norm: 0.5))
-        #expect(
-            (federation.service.federation.records.first?.traffic.oneTime ?? 0) > 4 * specification.startLayout.parameterCount)
+        // The start went up once and down to both clients, and none of it counts as a round's traffic.
+        let traffic = try #require(federation.service.federation.records.first?.traffic)
+        #expect(traffic.oneTime > 4 * specification.startLayout.parameterCount)
+        #expect(traffic.downlinkValues == 0 && traffic.downlink < 4 * specification.trainedLayout.parameterCount)
     }
 
     @Test func aBaseInFourBitsTakesItsStartFromTheModelThatItWasMadeFrom() throws {
@@ -74,6 +76,17 @@ import Training
         plan.quantize = .stored
         #expect(throws: Failure.self) { try start(nil) }
         #expect(throws: Failure.self) { try start(folder.file("nf4")) }
+        // What holds no unquantized weights is refused before anything is computed.
+        for (unquantized, isFit) in [(bench.base.checkpoint.path, true), (folder.file("nf4"), false)] {
+            let base = try EngineBase(modelFolder: folder.file("nf4"), unquantizedFolder: unquantized)
+            let work = try EngineWork(name: "a", base: base, records: records, evaluationRecords: nil) { _ in true }
+            if isFit {
+                try work.prepare(for: plan)
+            } else {
+                let failure = #expect(throws: Failure.self) { try work.prepare(for: plan) }
+                #expect(failure?.message.contains("holds no unquantized") == true, "\(failure?.message ?? "")")
+            }
+        }
         let failure = #expect(throws: Failure.self) { try plan.validate(for: bench.base.checkpoint) }
         #expect(failure?.message.contains("is not quantized") == true)
     }

@@ -15,10 +15,14 @@ import Wire
 private final class TellingWork: LocalWork {
     let inner: FormulaWork
     let counts: LabelCounts?
+    let targetTokens: Int
+    let exactMatches: Int?
 
-    init(_ inner: FormulaWork, _ counts: LabelCounts?) {
+    init(_ inner: FormulaWork, _ counts: LabelCounts?, targetTokens: Int = 4, exactMatches: Int? = nil) {
         self.inner = inner
         self.counts = counts
+        self.targetTokens = targetTokens
+        self.exactMatches = exactMatches
     }
 
     var exampleCount: Int { inner.exampleCount }
@@ -29,10 +33,35 @@ private final class TellingWork: LocalWork {
         _ assignment: TrainingAssignment, progress: (Int, Int) -> WorkInterruption?
     ) throws(WorkInterruption) -> TrainedResult { try inner.train(assignment, progress: progress) }
     func evaluate(_ weights: AdapterWeights, plan: FederationPlan) throws(Failure) -> EvaluationResult {
-        EvaluationResult(lossSum: 3, targetTokens: 4, examples: 4, exactMatches: nil, labelCounts: counts)
+        EvaluationResult(
+            lossSum: 3, targetTokens: targetTokens, examples: 4, exactMatches: exactMatches, labelCounts: counts)
     }
     func start(plan: FederationPlan, client: String, specification: AdapterSpecification) throws(Failure) -> AdapterState {
         try inner.start(plan: plan, client: client, specification: specification)
+    }
+}
+
+/// Announces this plan to everybody, and admits everybody.
+private final class CarelessCoordinator: ClientChannel {
+    let plan: FederationPlan
+    private(set) var later = 0
+
+    init(_ plan: FederationPlan) { self.plan = plan }
+
+    func request(_ request: Request, bulk: Bool) throws(Failure) -> Reply {
+        switch request {
+        case .inquire:
+            return .announcement(
+                Announcement(softwareVersion: Version.current, runID: "careless", plan: PlanCoding.encode(plan)))
+        case .hello:
+            return .welcome(
+                Welcome(
+                    softwareVersion: Version.current, runID: "careless", session: 1, rank: UInt32(plan.ranks[0]),
+                    heartbeatSeconds: 10))
+        default:
+            later += 1
+            throw Failure(.internalError, "nothing more is expected")
+        }
     }
 }
 
@@ -163,11 +192,51 @@ private final class TellingWork: LocalWork {
         }
     }
 
+    @Test func aClassifiersEvaluationHasOneTargetAnExampleAndNoExactMatches() throws {
+        let counts = try #require(LabelCounts(correct: [2, 0, 1], predicted: [3, 0, 1], actual: [2, 0, 2]))
+        for (targets, matches) in [(5, nil), (4, 1)] as [(Int, Int?)] {
+            let rig = try Rig(Self.plan(.fedit, clients: 1, rounds: 1))
+            rig.start(
+                "a", WatchedStorage.inMemory("a"),
+                TellingWork(FormulaWork("a"), counts, targetTokens: targets, exactMatches: matches))
+            let failure = #expect(throws: Failure.self) { try rig.run(["a"]) }
+            #expect(failure?.message.contains("exact matches") == true, "\(failure?.message ?? "")")
+        }
+    }
+
+    @Test func aCoordinatorThatAdmitsAClientWithAnotherBaseIsLeftBeforeItsPlanIsUsed() throws {
+        func join(_ plan: FederationPlan) -> (failure: Failure?, channel: CarelessCoordinator) {
+            let channel = CarelessCoordinator(plan)
+            var client = FederatedClient(
+                identity: ClientIdentity(
+                    name: "a", baseDigest: Digest(of: [1]), tokenizerDigest: Digest(of: [2]), maximumRank: nil,
+                    kernelPath: "scripted", maps: Scenario.maps),
+                channel: channel, storage: WatchedStorage.inMemory("a"), work: FormulaWork("a"), nonce: 0)
+            return (#expect(throws: Failure.self) { for _ in 0..<2 { _ = try client.step() } }, channel)
+        }
+        // Layouts of this head would leave the range of an integer.
+        var plan = Self.plan(.fedit)
+        plan.head = [LinearMap(name: "classifier", outputs: 3, inputs: .max)]
+        for change in [
+            { $0.baseDigest = Digest(of: [3]) }, { $0.tokenizerDigest = Digest(of: [3]) },
+        ] as [(inout FederationPlan) -> Void] {
+            var other = plan
+            change(&other)
+            let (failure, channel) = join(other)
+            #expect(failure?.status == .protocolError && channel.later == 0, "\(failure?.message ?? "")")
+        }
+        let (failure, channel) = join(plan)
+        #expect(failure?.message.contains("head") == true && channel.later == 0, "\(failure?.message ?? "")")
+    }
+
     @Test func aPlanWhoseTaskCannotWorkIsRefusedBeforeItStarts() throws {
         let changes: [(String, (inout FederationPlan) -> Void)] = [
             ("at least 2", { $0.labels = ["one"] }), ("twice", { $0.labels = ["a", "b", "a"] }),
             ("is empty", { $0.labels = ["a", "", "b"] }),
-            ("line break", { $0.labels = ["a", "b\nc", "d"] }), ("exact-match", { $0.exactMatchTokens = 3 }),
+            ("line break", { $0.labels = ["a", "b\nc", "d"] }), ("control character", { $0.labels = ["a", "b\u{1b}c", "d"] }),
+            ("control character", { $0.labels = ["a", "b\u{85}", "d"] }),
+            ("head", { $0.head = [LinearMap(name: "classifier", outputs: 3, inputs: 1 << 40)] }),
+            ("head", { $0.head = [$0.head[0], $0.head[0]] }), ("exact-match", { $0.exactMatchTokens = 3 }),
             ("head", { $0.head = [] }), ("head", { $0.labels.append("more") }),
             ("--task classify", { $0.task = .causal }),
             ("--task classify", { ($0.task, $0.head) = (.causal, []) }),

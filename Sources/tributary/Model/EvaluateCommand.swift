@@ -39,6 +39,7 @@ struct EvaluateCommand: ParsableCommand {
         let plan = try taskOptions.plan(for: checkpoint.configuration) { () throws(Failure) in
             try labels(tuned, checkpoint)
         }
+        if plan.task == .classify { try tuned?.checkLabels(plan.labels) }
         try require(
             plan.task == .causal || exactMatch == nil,
             "--exact-match is not possible with --task classify, which writes nothing: leave it out")

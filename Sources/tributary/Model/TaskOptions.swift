@@ -14,18 +14,18 @@ struct TaskOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "classify: all labels, or a file with one a line; the data's own by default.", valueName: "label,...|file"))
-    var labels: String?
+            "classify: all labels, or a file with one a line or a JSON list; the adapter's or the data's own by default.",
+            valueName: "label,...|file"), transform: PlanOptions.words)
+    var labels: [String]?
     @Option(name: .long, help: ArgumentHelp("The field or column of the text, if it is not called text.", valueName: "field"))
     var textField: String?
-    @Option(name: .long, help: ArgumentHelp("classify: the field or column of the label.", valueName: "field"))
-    var labelField = "label"
+    @Option(
+        name: .customLong("label-field"),
+        help: ArgumentHelp("classify: the field or column of the label (default: label).", valueName: "field"))
+    var namedLabelField: String?
 
-    /// The labels that were named; nil if none were.
-    func namedLabels() throws(Failure) -> [String]? {
-        guard let labels else { return nil }
-        return try PlanOptions.readLabels(labels.split(separator: ",").map(String.init))
-    }
+    /// That holds a record's label.
+    var labelField: String { namedLabelField ?? "label" }
 
     /// The part of a plan that is about the task, checked against the model.
     ///
@@ -36,13 +36,16 @@ struct TaskOptions: ParsableArguments {
         var plan = FederationPlan()
         plan.seed = seed
         plan.task = try choice("--task", task, TaskName.self)
-        if plan.task == .causal { try require(self.labels == nil, "--labels means nothing without --task classify") }
+        if plan.task == .causal {
+            try require(self.labels == nil, "--labels means nothing without --task classify")
+            try require(namedLabelField == nil, "--label-field means nothing without --task classify: leave it out")
+        }
         // Before the labels are looked for: a model that is not for the task has none.
         var fitting = plan
         fitting.settleTask(for: configuration)
         try fitting.validateTask(for: configuration)
         if plan.task == .classify {
-            if let named = try namedLabels() { plan.labels = named } else { plan.labels = try labels() }
+            if let named = self.labels { plan.labels = try PlanOptions.readLabels(named) } else { plan.labels = try labels() }
         }
         plan.settleTask(for: configuration)
         try plan.validateLabels()

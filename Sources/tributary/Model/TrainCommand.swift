@@ -90,12 +90,21 @@ struct TrainCommand: ParsableCommand {
         let initial = try initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
         let records = try DataFile.read(data, textField: taskOptions.textField)
         let plan = try taskOptions.plan(for: checkpoint.configuration, seed: seed) { () throws(Failure) in
+            try initial?.checkLabels([])
             if let initial, !initial.labels.isEmpty { return initial.labels }
             return try LabelSet(of: records, field: taskOptions.labelField).names
         }
+        if plan.task == .classify { try initial?.checkLabels(plan.labels) }
         let specification = try AdapterSpecification(
             method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
             head: plan.head)
+        let source = try unquantizedModel.map { folder throws(Failure) in try CheckpointFolder(path: folder) } ?? checkpoint
+        if startName == .loftq {
+            var started = plan
+            (started.start, started.quantize) = (startName, try choice("--quantize", base.quantize, QuantizationName.self))
+            try started.validateStart(for: checkpoint)
+            try QuantizationStart.check(source, holds: targets)
+        }
         let memoryPlan = try memory.plan(
             quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
             sequenceLength: sequenceLength)
@@ -124,7 +133,7 @@ struct TrainCommand: ParsableCommand {
         let model = try AdaptedModel(model: language, weights: weights)
         model.use(memoryPlan)
         if startName != .zero {
-            let state = try makeStart(startName, model, specification, checkpoint, encoded.examples, settings)
+            let state = try makeStart(startName, model, specification, source, encoded.examples, settings)
             weights = specification.weights(ofStart: state, initial: weights)
             try model.load(weights)
         }
@@ -175,7 +184,7 @@ struct TrainCommand: ParsableCommand {
     }
 
     private func makeStart(
-        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ checkpoint: CheckpointFolder,
+        _ name: StartName, _ model: AdaptedModel, _ specification: AdapterSpecification, _ source: CheckpointFolder,
         _ examples: [Example], _ settings: TrainingSettings
     ) throws(Failure) -> AdapterState {
         var line = ProgressLine()
@@ -189,7 +198,6 @@ struct TrainCommand: ParsableCommand {
         switch name {
         case .standard, .zero: throw Failure(.internalError, "start \(name.rawValue) needs no computation")
         case .loftq:
-            let source = try unquantizedModel.map { (folder) throws(Failure) in try CheckpointFolder(path: folder) }
             let made = try QuantizationStart.residual(
                 specification: specification,
                 base: { (map) throws(Failure) in
@@ -197,7 +205,7 @@ struct TrainCommand: ParsableCommand {
                         throw Failure(.internalError, "the model has no \(map.name)")
                     }
                     return weight
-                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source ?? checkpoint) },
+                }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) },
                 generator: draws, progress: report)
             (state, summary) = (made.state, QuantizationStart.summary(made.errors))
         case .gradient:

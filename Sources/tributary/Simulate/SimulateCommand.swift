@@ -28,8 +28,8 @@ struct SimulateCommand: ParsableCommand {
     var data: String
     @Option(help: ArgumentHelp("The field or column of the text, if it is not called text.", valueName: "field"))
     var textField: String?
-    @Option(help: ArgumentHelp("classify: the field or column of the label.", valueName: "field"))
-    var labelField = "label"
+    @Option(help: ArgumentHelp("classify: the field or column of the label (default: label).", valueName: "field"))
+    var labelField: String?
     @Option(help: "Number of clients; may be left out with --partition by:FIELD.")
     var clients: Int?
     @Option(help: ArgumentHelp("iid, by:FIELD or dirichlet:ALPHA:FIELD.", valueName: "partition"))
@@ -75,8 +75,14 @@ struct SimulateCommand: ParsableCommand {
         }
         let records = try DataFile.read(data, textField: textField)
         try PlanOptions.readLabels(&plan)
+        guard labelField == nil || plan.task == .classify else {
+            throw Failure(.usage, "--label-field means nothing without --task classify: leave it out")
+        }
+        let field = labelField ?? "label"
+        let adapter = try options.initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
+        if let adapter { try plan.settleLabels(with: adapter) }
         if plan.task == .classify, plan.labels.isEmpty {
-            plan.labels = try LabelSet(of: records, field: labelField).names
+            plan.labels = try LabelSet(of: records, field: field).names
         }
         plan.settleTask(for: base.checkpoint.configuration)
         let parts = try partition.split(records, clients: clients, seed: plan.seed)
@@ -107,15 +113,21 @@ struct SimulateCommand: ParsableCommand {
         if unsafeDpSeed != nil { Console.error("privacy guarantee: \(RunFolder.unsafeNotice)") }
         plan.baseDigest = try base.checkpoint.baseDigest(cache: cacheFolder())
         plan.tokenizerDigest = try base.checkpoint.tokenizerDigest()
-        let initial = try options.initAdapter.map { folder throws(Failure) in
-            try RunStart.weights(ofAdapter: folder, plan: &plan, maps: maps)
+        let initial = try adapter.map { adapter throws(Failure) in
+            try RunStart.weights(of: adapter, plan: &plan, maps: maps)
         }
         let evaluation = try evalData.map { path throws(Failure) in try DataFile.read(path, textField: textField) }
         if let folder = writePartitions { try write(parts, to: folder, plan: plan) }
         var hasHeader = false
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
-            labelField: labelField, dataDigest: Self.digest(parts, evaluation), isQuiet: json, unsafeSeed: unsafeDpSeed
+            labelField: field,
+            dataDigest: Self.digest(
+                parts, evaluation,
+                reading: [
+                    ("text-field", textField), ("label-field", plan.task == .classify ? field : nil),
+                    ("chat-template", chatTemplate),
+                ]), isQuiet: json, unsafeSeed: unsafeDpSeed
         ) { record, stored in
             if json { return Console.json(RunFolder.line(record, stored)) }
             if !hasHeader { Console.line(RoundTable.header(plan)) }
@@ -136,11 +148,20 @@ struct SimulateCommand: ParsableCommand {
         }
     }
 
-    static func digest(_ parts: [[Record]], _ evaluation: [Record]?) -> Digest {
+    /// What the data, its division and the way to read it are.
+    ///
+    /// - Parameter reading: options by which the same records become other examples
+    static func digest(
+        _ parts: [[Record]], _ evaluation: [Record]?, reading: [(option: String, value: String?)] = []
+    ) -> Digest {
         var builder = DigestBuilder()
         for part in parts + [evaluation ?? []] {
             builder.update(counted: "\(part.count)")
             for record in part { builder.update(counted: record.json) }
+        }
+        for case (let option, let value?) in reading {
+            builder.update(counted: option)
+            builder.update(counted: value)
         }
         return builder.finish()
     }
@@ -179,7 +200,8 @@ struct SimulateCommand: ParsableCommand {
             var line =
                 "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
             if let textField { line += " --text-field \(quoted(textField))" }
-            if plan.task == .classify { line += " --label-field \(quoted(labelField))" }
+            if plan.task == .classify { line += " --label-field \(quoted(labelField ?? "label"))" }
+            if let chatTemplate { line += " --chat-template \(quoted(chatTemplate))" }
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
             if plan.privacy == .example { line += seed }
             if index == 0, plan.needsUnquantizedModel, let unquantizedModel {

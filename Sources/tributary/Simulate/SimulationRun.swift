@@ -108,7 +108,7 @@ struct SimulationRun {
 
     /// Each client's engine, its data tokenized; says what the sequence length costs.
     private func makeWork(_ progress: SimulationProgress) throws(Failure) -> [EngineWork] {
-        var lost = (cut: 0, dropped: 0)
+        var changed = (cut: 0, divided: 0, dropped: 0)
         var packed = (examples: 0, bins: 0, tokens: 0)
         var all: [EngineWork] = []
         for (index, name) in names.enumerated() {
@@ -120,8 +120,8 @@ struct SimulationRun {
                 return !Interrupts.isInterrupted
             }
             try work.prepare(for: plan)
-            lost.cut += work.cutAndDropped.cut
-            lost.dropped += work.cutAndDropped.dropped
+            let counts = work.changedCounts
+            changed = (changed.cut + counts.cut, changed.divided + counts.divided, changed.dropped + counts.dropped)
             if let packing = work.packing {
                 packed.examples += work.exampleCount
                 packed.bins += packing.bins.count
@@ -129,9 +129,9 @@ struct SimulationRun {
             }
             all.append(work)
         }
-        if !isQuiet, let notes = dataNotes(cut: lost.cut, dropped: lost.dropped, sequenceLength: plan.sequenceLength) {
-            Console.error(notes)
-        }
+        let notes = dataNotes(
+            cut: changed.cut, divided: changed.divided, dropped: changed.dropped, sequenceLength: plan.sequenceLength)
+        if !isQuiet, let notes { Console.error(notes) }
         if !isQuiet,
             let note = packingNote(
                 examples: packed.examples, bins: packed.bins, tokens: packed.tokens, sequenceLength: plan.sequenceLength)
@@ -150,7 +150,7 @@ struct SimulationRun {
         guard String(decoding: known, as: UTF8.self) == dataDigest.description + "\n" else {
             throw Failure(
                 .badConfiguration,
-                "\(output.path) holds a run on other data, or on another division of it: go on with the same, or choose another --output"
+                "\(output.path) holds a run on other data, or on the same divided or read (--text-field, --label-field, --chat-template) in another way: go on with the same, or choose another --output"
             )
         }
     }
@@ -207,6 +207,7 @@ private final class SimulationProgress {
 
     func show(_ progress: EngineProgress) {
         guard !isQuiet else { return }
+        if case .started(let summary) = progress { return Console.error(summary) }
         line.show(text(progress))
     }
 
@@ -224,6 +225,7 @@ private final class SimulationProgress {
                 "round \(round) of \(plan.rounds), \(client): step \(step.done) of \(step.count), loss \(loss), \(speed) tokens/s\(timeLeft(round))"
         case .evaluating(_, let done, let count): return "evaluating: \(done) of \(count)"
         case .starting(let done, let count): return "computing the start: \(done) of \(count) linear maps"
+        case .started(let summary): return summary
         }
     }
 
