@@ -158,7 +158,7 @@ let package = Package(
                 "Plan",
                 "Training",
             ]),
-        tests("CommandTests", ["Primitives", "Checkpoints"]),
+        tests("CommandTests", ["Primitives", "Checkpoints", "Programs"]),
         tests(
             "EngineFederationTests",
             [

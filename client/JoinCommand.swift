@@ -41,9 +41,7 @@ struct JoinCommand: ParsableCommand {
     var labelField: String?
     @Option(help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
-    @Option(
-        help: ArgumentHelp(
-            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice.", valueName: "size"))
+    @Option(help: ByteSize.memoryLimitHelp)
     var memoryLimit: ByteSize?
     @Option(help: "The largest rank that this machine can train (flora).")
     var maxRank: Int?
@@ -100,6 +98,7 @@ struct JoinCommand: ParsableCommand {
         let engineBase = try EngineBase(
             modelFolder: model, unquantizedFolder: unquantizedModel, chatTemplate: chatTemplate)
         engineBase.memoryLimit = memoryLimit?.bytes
+        engineBase.maximumRank = maxRank
         guard labelField == nil || engineBase.checkpoint.configuration.isEncoder else {
             throw Failure(
                 .usage, "--label-field means nothing to \(model), which predicts tokens and does not classify: leave it out")

@@ -10,16 +10,19 @@ extension PEFTAdapter {
     /// Writes the adapter for the base that `configuration` describes.
     ///
     /// With one scale s and one rank r for all maps, alpha is s r, whether s came from alpha / r or from alpha / sqrt(r);
-    /// otherwise alpha is the largest rank, and B takes up the rest.
+    /// otherwise alpha is the largest rank, and B takes up the rest. An s of 0 goes into B too: llama.cpp takes an alpha of 0
+    /// for one that is not said, and adds B A as it is.
     /// - Parameter name: what `general.name` says
-    /// - Throws: `Failure` if the adapter belongs to another base, or llama.cpp has no adapters for it
+    /// - Throws: `Failure` if the adapter belongs to another base, or llama.cpp has no adapters for it, or if something else
+    ///   than a GGUF adapter stands at `path`
     public func writeGGUF(path: String, configuration: ModelConfiguration, name: String) throws(Failure) {
         guard head.isEmpty, !configuration.isEncoder else {
             throw Failure(.usage, "\(origin) belongs to a classifier, for which llama.cpp has no adapters")
         }
+        try Self.checkReplaceableGGUF(path)
         let entries = try entries(for: configuration.linearMaps)
         guard let first = entries.first else { throw Failure(.badData, "\(origin) holds no factors: there is nothing to write") }
-        let isUniform = entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }
+        let isUniform = first.scale != 0 && entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }
         let alpha = isUniform ? first.scale * Float(first.rank) : Float(entries.reduce(0) { max($0, $1.rank) })
         var tensors: [GGUFTensor] = []
         for entry in entries {
@@ -48,5 +51,12 @@ extension PEFTAdapter {
                 ("general.architecture", .text(configuration.architecture.rawValue)), ("general.type", .text("adapter")),
                 ("general.name", .text(name)), ("adapter.type", .text("lora")), ("adapter.lora.alpha", .float32(alpha)),
             ], tensors: tensors)
+    }
+
+    /// - Throws: `Failure(.cannotCreate)` if something else than a GGUF adapter stands at `path`, such as a model
+    private static func checkReplaceableGGUF(_ path: String) throws(Failure) {
+        guard fileExists(path) else { return }
+        if let old = try? GGUFFile(path: path), case .text("adapter")? = old.metadata["general.type"] { return }
+        throw Failure(.cannotCreate, "\(path) exists and is no GGUF adapter, which would be lost: name another output")
     }
 }

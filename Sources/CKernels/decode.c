@@ -194,11 +194,7 @@ BODY void f16_body(const char *values, long columns, long row0, long row1, long 
             f16_lanes(from + 2 * i, &wide);
             STORE(to + i, wide);
         }
-        for (; i < count; i++) {
-            uint16_t half;
-            memcpy(&half, from + 2 * i, 2);
-            to[i] = f16_to_float(half);
-        }
+        for (; i < count; i++) to[i] = half_at(from + 2 * i);
     }
 }
 VARIANTS(void, f16, (const char *values, long columns, long row0, long row1, long column0, long column1, float *out, long stride),

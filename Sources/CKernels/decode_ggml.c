@@ -5,15 +5,6 @@
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef u8x16 u8x16_u __attribute__((aligned(1), may_alias));
 
-BODY float half_at(const uint8_t *from) {
-    uint16_t half;
-    memcpy(&half, from, 2);
-    uint32_t bits = f16_bits(half);
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 BODY u8x16 bytes_at(const uint8_t *from) { return *(const u8x16_u *)from; }
 /// Sixteen small numbers as floats; no function, since a vector this wide changes how functions are called.
 #define FLOATS_OF(values) __builtin_convertvector(__builtin_convertvector((i8x16)(values), i32x16), f32x16)

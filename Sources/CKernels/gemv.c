@@ -41,11 +41,7 @@ BODY float one_bf16(const char *from) {
 }
 
 BODY void sixteen_f16(const char *from, f32x16 *w) { f16_lanes(from, w); }
-BODY float one_f16(const char *from) {
-    uint16_t half;
-    memcpy(&half, from, 2);
-    return f16_to_float(half);
-}
+BODY float one_f16(const char *from) { return half_at(from); }
 
 BODY void sixteen_int8(const char *from, f32x16 *w) {
     *w = __builtin_convertvector(__builtin_convertvector(*(const i8x16_u *)from, i32x16), f32x16);

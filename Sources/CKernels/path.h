@@ -65,19 +65,6 @@ BODY float largest_magnitude_body(const float *values, long count) {
     return result;
 }
 
-/// The bits of the float that a half stands for; exact.
-static inline uint32_t f16_bits(uint16_t half) {
-    // Exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact, subnormals included;
-    // infinities and NaNs take the largest exponent.
-    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
-    float value;
-    __builtin_memcpy(&value, &magnitude, 4);
-    value *= 0x1p112f;
-    __builtin_memcpy(&bits, &value, 4);
-    if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
-    return bits | (uint32_t)(half & 0x8000) << 16;
-}
-
 /// The nearest bfloat16, ties to even, as vcvtneps2bf16 rounds: what is subnormal in single precision becomes zero.
 static inline uint16_t bf16_from(float value) {
     uint32_t bits;
@@ -93,9 +80,11 @@ static inline float bf16_to_float(uint16_t half) {
     return value;
 }
 
-// IEEE half: exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact, subnormals
-// included; infinities and NaNs take the largest exponent.
-static inline float f16_to_float(uint16_t half) {
+/// The IEEE half at any address: exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact,
+/// subnormals included; infinities and NaNs take the largest exponent.
+BODY float half_at(const void *from) {
+    uint16_t half;
+    __builtin_memcpy(&half, from, 2);
     uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
     float value;
     __builtin_memcpy(&value, &magnitude, 4);

@@ -100,6 +100,15 @@ public final class CheckpointFolder: Sendable {
             try check(map.name + ".weight", [map.outputs, map.inputs])
             try check(map.name + ".bias", [map.outputs])
         }
+        guard gguf != nil else { return }
+        // A folder may hold what nobody reads; what a GGUF file holds is computed with.
+        let read = Set(configuration.denseTensors.map(\.name) + configuration.linearMaps.map { $0.name + ".weight" })
+        if let stray = tensorNames.first(where: { !read.contains($0) }) {
+            throw Failure(
+                .badData,
+                "\(path): tensor \(GGUFModel.ggufName(stray) ?? stray) is none that this \(configuration.architecture.rawValue) model computes with: not supported"
+            )
+        }
     }
 
     public var parameterCount: Int { configuration.parameterCount }

@@ -198,35 +198,47 @@ struct GGUFTokenizer {
     // MARK: Byte-level
 
     /// How a text is cut into words, by llama.cpp's names for it; only what our own patterns cut in the same places.
-    private static let splitters: [(names: [String], pattern: String?, digits: Bool, ignoresMerges: Bool, normalizes: Bool)] = [
-        (["gpt-2"], nil, false, false, false),
-        (["smollm", "minerva-7b"], nil, true, false, false),
-        (["llama-bpe", "llama3", "llama-v3"], llama3Pattern, false, true, false),
-        (["smaug-bpe"], llama3Pattern, false, false, false),
-        (["qwen2"], qwen2Pattern, false, false, true),
-        (["deepseek-r1-qwen"], qwen2Pattern, false, false, false),
+    private struct Splitter {
+        let names: [String]
+        /// Nil: GPT-2's.
+        var pattern: String?
+        /// Whether each digit is a word of its own.
+        var digits = false
+        var ignoresMerges = false
+        var normalizes = false
+        /// Whether a text begins with the begin token where the file does not say.
+        var begins = false
+    }
+    private static let splitters = [
+        Splitter(names: ["gpt-2"]),
+        Splitter(names: ["smollm", "minerva-7b"], digits: true),
+        Splitter(names: ["llama-bpe", "llama3", "llama-v3"], pattern: llama3Pattern, ignoresMerges: true, begins: true),
+        Splitter(names: ["smaug-bpe"], pattern: llama3Pattern),
+        Splitter(names: ["qwen2"], pattern: qwen2Pattern, normalizes: true),
+        Splitter(names: ["deepseek-r1-qwen"], pattern: qwen2Pattern),
     ]
     private static let llama3Pattern =
         #"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"#
     private static let qwen2Pattern =
         #"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"#
 
-    private func splitterName() throws(Failure) -> String {
+    private func splitter() throws(Failure) -> Splitter {
         guard metadata.has("tokenizer.ggml.pre") else {
             throw metadata.refused(
                 "tokenizer.ggml.pre is missing", "it says how text is cut into words; convert the model with a newer llama.cpp")
         }
-        return try metadata.text("tokenizer.ggml.pre")
-    }
-
-    private func byteLevel() throws(Failure) -> Parts {
-        let name = try splitterName()
+        let name = try metadata.text("tokenizer.ggml.pre")
         guard let splitter = Self.splitters.first(where: { $0.names.contains(name) }) else {
             throw metadata.refused(
                 "tokenizer.ggml.pre is \(name)",
                 "only \(Self.splitters.flatMap(\.names).joined(separator: ", ")) are supported; use the Hugging Face folder of the model"
             )
         }
+        return splitter
+    }
+
+    private func byteLevel() throws(Failure) -> Parts {
+        let splitter = try self.splitter()
         guard try !metadata.flag("tokenizer.ggml.add_space_prefix", default: false) else {
             throw metadata.refused("tokenizer.ggml.add_space_prefix is true", "that is not supported beside byte-level tokens")
         }
@@ -266,7 +278,7 @@ struct GGUFTokenizer {
     private func template() throws(Failure) -> JSONValue {
         // What llama.cpp does where the file does not say.
         var begins = model == "llama"
-        if !begins { begins = Self.splitters[2].names.contains(try splitterName()) }
+        if !begins { begins = try splitter().begins }
         var first: [JSONValue] = []
         var last: [JSONValue] = []
         var special: [JSONValue.Member] = []

@@ -28,7 +28,8 @@ public final class SafetensorsWriter {
     private var descriptor: Int32
     private var places: [String: (next: Int, end: Int)] = [:]
 
-    /// - Throws: `Failure(.cannotCreate)` if the file cannot be made, `Failure(.ioError)` if the disk is full.
+    /// - Throws: `Failure(.badData)` if two tensors have one name, `Failure(.cannotCreate)` if the file cannot be made,
+    ///   `Failure(.ioError)` if the disk is full.
     public init(path: String, tensors: [TensorDeclaration], metadata: [String: String] = [:]) throws(Failure) {
         self.path = path
         temporaryPath = "\(path).tmp-\(getpid())"
@@ -42,7 +43,11 @@ public final class SafetensorsWriter {
         let order = tensors.sorted {
             $0.dtype.size != $1.dtype.size ? $0.dtype.size > $1.dtype.size : $0.name.utf8.lexicographicallyPrecedes($1.name.utf8)
         }
+        var names: Set<String> = []
         for tensor in order {
+            guard names.insert(tensor.name).inserted else {
+                throw Failure(.badData, "\(path) cannot be written: it would hold two tensors named \(tensor.name)")
+            }
             guard let count = SafetensorsFile.byteCount(tensor.dtype, tensor.shape) else {
                 throw Failure(.internalError, "tensor \(tensor.name) of shape \(tensor.shape) is too large to be written")
             }
@@ -69,7 +74,6 @@ public final class SafetensorsWriter {
             throw Failure(.cannotCreate, "\(path) cannot be written: \(systemMessage(errno))")
         }
         for place in relative {
-            precondition(places[place.name] == nil, "tensor \(place.name) is declared twice")
             places[place.name] = (start + place.begin, start + place.end)
         }
         let reserved = posix_fallocate(descriptor, 0, off_t(start + offset))

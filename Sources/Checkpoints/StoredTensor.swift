@@ -32,6 +32,12 @@ public struct StoredTensor: Sendable {
     /// `loadUnaligned`. Rows are in the file's order: see `runs`.
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: file.bytes[range]) }
 
+    /// Whether the elements are floats on a 4-byte boundary with their rows in order, which can be read in place.
+    public var isPlainFloats: Bool {
+        guard dtype == .f32, interleavedHeadSize == nil, let base = bytes.baseAddress else { return false }
+        return UInt(bitPattern: base) % 4 == 0
+    }
+
     /// Gives the mapped pages of all elements back: they stop counting as memory in use, and are read again when touched.
     public func release() { file.release(range) }
 

@@ -14,9 +14,12 @@ public final class EngineBase {
     /// The weights from which a quantized base was made, where they are needed and given.
     public let unquantized: CheckpointFolder?
     public let text: ModelText
-    private var adapted: (model: AdaptedModel, form: QuantizationName, compute: ComputeName, task: ModelTask)?
+    /// The base as it is loaded, and the plan that it was last used for.
+    private var adapted: (model: AdaptedModel, plan: FederationPlan)?
     /// Bytes that training may take in all; nil: the engine's own limit on activations.
     public var memoryLimit: Int?
+    /// The largest rank that is trained here; nil: the plan's largest.
+    public var maximumRank: Int?
     /// Told how many linear maps are loaded, and of how many.
     public var loadingProgress: ((_ done: Int, _ count: Int) -> Void)?
 
@@ -56,10 +59,11 @@ public final class EngineBase {
         return form
     }
 
-    /// What training at the plan's largest rank takes here.
+    /// What training at the plan's largest rank that may be trained here takes.
     /// - Throws: `Failure` if it does not fit into the limit
     public func memoryPlan(for plan: FederationPlan) throws(Failure) -> MemoryPlan {
-        let specification = try plan.specification(rank: plan.ranks.max() ?? 1, maps: checkpoint.configuration.linearMaps)
+        let rank = plan.rank(maximum: maximumRank) ?? plan.ranks.min() ?? 1
+        let specification = try plan.specification(rank: rank, maps: checkpoint.configuration.linearMaps)
         let counts = specification.trainedLayout.tensors.map(\.count)
         var training = MemoryPlan.Training(
             specification: specification, sequences: plan.batchSize, sequenceLength: plan.sequenceLength,
@@ -86,9 +90,13 @@ public final class EngineBase {
     /// Loads the base in the plan's form, the first time, and puts the adapter on it.
     public func model(_ weights: AdapterWeights, for plan: FederationPlan) throws(Failure) -> AdaptedModel {
         let task: ModelTask = plan.task == .classify ? .classify(labelCount: plan.labels.count) : .causal
-        if let adapted, adapted.form == plan.quantize, adapted.compute == plan.compute, adapted.task == task {
-            try adapted.model.load(weights)
-            return adapted.model
+        if let (model, last) = adapted, last.quantize == plan.quantize, last.compute == plan.compute, model.model.task == task {
+            try model.load(weights)
+            if last != plan {
+                model.use(try memoryPlan(for: plan))
+                adapted = (model, plan)
+            }
+            return model
         }
         // Two forms of one base never stand in memory together.
         adapted = nil
@@ -97,7 +105,7 @@ public final class EngineBase {
             progress: loadingProgress)
         let loaded = try AdaptedModel(model: model, weights: weights)
         loaded.use(try memoryPlan(for: plan))
-        adapted = (loaded, plan.quantize, plan.compute, task)
+        adapted = (loaded, plan)
         return loaded
     }
 }

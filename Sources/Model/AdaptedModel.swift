@@ -218,7 +218,9 @@ public final class AdaptedModel {
         try check(batch)
         try checkNotEmpty(batch)
         guard batch.sequenceCount > 0 else { return [] }
-        return stack.logits(forward(batch, savedFrom: count), rows: [])
+        return batch.parts(ofTokens: ActivationMemory.tokensAtOnce).flatMap { part in
+            stack.logits(forward(part, savedFrom: count), rows: [])
+        }
     }
 
     /// A decoder at a causal model's weights; it follows later calls of `load`, for tokens that it has not seen yet.

@@ -5,8 +5,8 @@
 ///     P = softmax(c Q K^T)              O  = P V
 ///     dV = P^T dO    dP = dO V^T        dS = c P (dP - rowsum(dO O))    dQ = dS K    dK = dS^T Q
 ///
-/// A causal model's P is zero for keys behind the query. Only a tile `[64, S]` of P exists at a time; backward computes it again from each row's log of its sum
-/// (Dao et al. 2022, arXiv:2205.14135, appendix B).
+/// A causal model's P is zero for keys behind the query. Only a tile `[64, S]` of P exists at a time; backward computes it again
+/// from each row's log of its sum (Dao et al. 2022, arXiv:2205.14135, appendix B).
 
 import CKernels
 import LinearAlgebra

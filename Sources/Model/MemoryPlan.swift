@@ -67,8 +67,9 @@ public struct MemoryPlan: Sendable {
     /// - Throws: `Failure` if not even running every block again meets the limit
     public init(_ training: Training, of checkpoint: CheckpointFolder, limit: Int? = nil) throws(Failure) {
         let configuration = checkpoint.configuration
-        let sequences = max(1, min(training.sequences, ActivationMemory.tokensAtOnce / max(1, training.sequenceLength)))
-        let tokens = sequences * training.sequenceLength
+        // Shorter sequences than the longest fill a part up, and one sequence alone may have more.
+        let tokens = max(
+            training.sequenceLength, min(training.sequences * training.sequenceLength, ActivationMemory.tokensAtOnce))
         tokensAtOnce = tokens
         blockCount = configuration.layerCount
         savedActivations = training.savedActivations
@@ -78,12 +79,15 @@ public struct MemoryPlan: Sendable {
             let name = map.name + ".weight"
             if let format = training.weights.format {
                 held += Int(format.bitsPerWeight * Double(map.outputs * map.inputs) / 8)
-            } else if training.weights == .none, try checkpoint.tensor(name).dtype != .f32 {
+                continue
+            }
+            let isReadInPlace = try checkpoint.tensor(name).isPlainFloats && !checkpoint.isQuantized(map.name)
+            if training.weights == .none, !isReadInPlace {
                 held += 4 * map.outputs * map.inputs
-            } else {
-                for tensor in checkpoint.tensorNames where tensor == name || tensor.hasPrefix(name + ".") {
-                    mapped += try checkpoint.tensor(tensor).range.count
-                }
+                continue
+            }
+            for tensor in checkpoint.tensorNames where tensor == name || tensor.hasPrefix(name + ".") {
+                mapped += try checkpoint.tensor(tensor).range.count
             }
         }
         for (name, shape) in configuration.denseTensors where shape.count == 2 {

@@ -20,5 +20,12 @@ public struct ByteSize: ExpressibleByArgument, Sendable, Equatable {
         bytes = Int(value * unit.bytes)
     }
 
+    /// The help of `--memory-limit`, in every program.
+    public static var memoryLimitHelp: ArgumentHelp {
+        ArgumentHelp(
+            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice. Computing a start is not covered.",
+            valueName: "size")
+    }
+
     public var defaultValueDescription: String { Readable.bytes(bytes) }
 }

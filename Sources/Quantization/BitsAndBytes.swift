@@ -46,7 +46,7 @@ struct QuantizationState {
         dtype = json["dtype"]?.text ?? "float32"
         shape = json["shape"]?.elements?.compactMap(\.int) ?? []
         guard json["nested_offset"] != nil else { return }
-        guard let offset = json["nested_offset"]?.double, offset.isFinite, let nestedBlock = json["nested_blocksize"]?.int,
+        guard let offset = json["nested_offset"]?.double, Float(offset).isFinite, let nestedBlock = json["nested_blocksize"]?.int,
             nestedBlock > 0
         else {
             throw wrong("has no valid nested_blocksize and nested_offset")
@@ -112,6 +112,10 @@ extension FourBitCodes {
             nestedScales.allSatisfy(\.isFinite)
         else {
             throw wrong("tensor \(name).nested_absmax does not hold one finite number for \(state.nestedBlockSize) scales")
+        }
+        func largest(_ values: [Float]) -> Float { values.reduce(0) { max($0, abs($1)) } }
+        guard (largest(nestedScales) * largest(nestedMap) + abs(Float(offset))).isFinite else {
+            throw wrong("tensor \(name).nested_absmax gives scales that are not finite")
         }
         let nested = NestedScales(
             codes: Array(absmax.bytes), map: nestedMap, scales: nestedScales, offset: Float(offset),

@@ -76,12 +76,9 @@ struct StoredWeights: PackedWeights {
         }
     }
 
-    /// The stored floats themselves, if they are floats on a 4-byte boundary with their rows in order.
+    /// The stored floats themselves, if they can be read in place.
     var floats: UnsafePointer<Float>? {
-        guard tensor.dtype == .f32, tensor.interleavedHeadSize == nil, let base = tensor.bytes.baseAddress,
-            UInt(bitPattern: base) % 4 == 0
-        else { return nil }
-        return base.assumingMemoryBound(to: Float.self)
+        tensor.isPlainFloats ? tensor.bytes.baseAddress?.assumingMemoryBound(to: Float.self) : nil
     }
 
     func pack(

@@ -50,7 +50,7 @@ extension QuantizedMatrix {
     ) {
         precondition(x.columns == columns && rows.lowerBound >= 0 && rows.upperBound <= self.rows)
         if rows.isEmpty || weights.multiply(x, rows: rows, into: y, lead: lead, path: path) { return }
-        withTile(rows: rows, columns: 0..<columns) { tile, stride in
+        withTile(rows: rows, columns: 0..<columns, path: path) { tile, stride in
             tributary_gemv_f32(path.rawValue, tile, stride, rows.count, columns, x.values, columns, x.count, y, lead)
         }
     }

@@ -49,6 +49,9 @@ public final class QuantizedMatrix: Sendable {
     /// A row of `WeightFormat.all`.
     public var formatName: String { weights.formatName }
 
+    /// Of a matrix in 4 bits; nil for any other.
+    public var fourBitCodes: FourBitCodes? { weights as? FourBitCodes }
+
     /// Bytes that the matrix takes in memory or in its mapped file.
     public var byteCount: Int { weights.byteCount }
 
@@ -69,11 +72,12 @@ public final class QuantizedMatrix: Sendable {
     /// The tile as floats, `lead` floats from row to row: in place where the matrix is held as floats, else decoded
     /// into this thread's `Scratch.weights`. The pointer is valid inside `body`, until the next use of that scratch.
     public func withTile<Result>(
-        rows: Range<Int>, columns part: Range<Int>, _ body: (_ tile: UnsafePointer<Float>, _ lead: Int) -> Result
+        rows: Range<Int>, columns part: Range<Int>, path: KernelPath = .active,
+        _ body: (_ tile: UnsafePointer<Float>, _ lead: Int) -> Result
     ) -> Result {
         if let floats = weights.floats { return body(floats + rows.lowerBound * columns + part.lowerBound, columns) }
         let tile = Scratch.weights.floats(rows.count * part.count)
-        decode(rows: rows, columns: part, into: tile, stride: part.count)
+        decode(rows: rows, columns: part, into: tile, stride: part.count, path: path)
         return body(tile, part.count)
     }
 

@@ -8,11 +8,14 @@ import Primitives
 struct MergedHead {
     /// The adapter's; empty if it has none, and the base keeps its own.
     let entries: [PEFTAdapter.HeadEntry]
+    /// The adapter's names of them; empty if it has none.
+    private let labels: [String]
     private let configuration: ModelConfiguration
 
     /// - Throws: `Failure` if the head belongs to another base
     init(_ adapter: PEFTAdapter, _ configuration: ModelConfiguration) throws(Failure) {
         entries = adapter.head
+        labels = adapter.labels
         self.configuration = configuration
         guard let last = entries.last else { return }
         let needed = configuration.head(labelCount: last.outputs)
@@ -48,10 +51,9 @@ struct MergedHead {
         return nil
     }
 
-    /// config.json with the class that has the head, where there is one, and as many labels as the head has.
-    ///
-    /// - Parameter labels: their names; empty for those that config.json has, or else LABEL_0, LABEL_1, ...
-    func configure(_ json: JSONValue, labels: [String] = []) -> JSONValue {
+    /// config.json with the class that has the head, where there is one, and the labels of the head: the adapter's names, those
+    /// that config.json has, or else LABEL_0, LABEL_1, ...
+    func configure(_ json: JSONValue) -> JSONValue {
         guard let count = entries.last?.outputs, let encoder = configuration.encoder else { return json }
         var json = json
         if encoder.summary != .mean {

@@ -1,4 +1,4 @@
-/// New model folders from old ones: an adapter merged into its base; one part of a tensor at a time.
+/// Writes model folders from others, one part of a tensor at a time; here, an adapter merged into its base.
 
 import Adapters
 import Checkpoints
@@ -198,22 +198,26 @@ public enum ModelFolderWriting {
                     }
                 }
             }
-            if let bad = values.firstIndex(where: { !$0.isFinite }) {
+            // Infinities and NaNs have the largest exponent.
+            func append(_ halves: [UInt16], exponent: UInt16) throws(Failure) {
+                try checkFinite(halves.firstIndex { $0 & exponent == exponent })
+                try halves.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writer.append(declaration.name, bytes) }
+            }
+            func checkFinite(_ bad: Int?) throws(Failure) {
+                guard let bad else { return }
                 throw Failure(
                     .badData,
-                    "merging \(declaration.name) gives \(values[bad]) in row \(rows.lowerBound + bad / inputs): the adapter or the base is out of range"
+                    "merging \(declaration.name) gives \(values[bad]) in row \(rows.lowerBound + bad / inputs), which is no finite number as \(declaration.dtype.rawValue): the adapter or the base is out of range"
                 )
             }
             switch declaration.dtype {
-            case .bf16: try append(values.map(bfloat16Bits), declaration.name, writer)
-            case .f16: try append(values.map { Float16($0).bitPattern }, declaration.name, writer)
-            default: try writer.append(declaration.name, floats: values)
+            case .bf16: try append(values.map(bfloat16Bits), exponent: 0x7F80)
+            case .f16: try append(values.map { Float16($0).bitPattern }, exponent: 0x7C00)
+            default:
+                try checkFinite(values.firstIndex { !$0.isFinite })
+                try writer.append(declaration.name, floats: values)
             }
         }
-    }
-
-    private static func append(_ halves: [UInt16], _ name: String, _ writer: SafetensorsWriter) throws(Failure) {
-        try halves.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writer.append(name, bytes) }
     }
 }
 

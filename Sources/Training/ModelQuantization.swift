@@ -121,16 +121,13 @@ public struct ModelQuantization: Sendable {
         }
         let plain = QuantizedMatrix(try encode(weights), rows: map.outputs, columns: map.inputs).error(from: source)
         var generator = SeededGenerator(seed: start.seed, purpose: "start", client: map.name)
-        var kept: [(matrix: QuantizedMatrix, codes: FourBitCodes)] = []
         let split = try QuantizationStart.split(
             weights: weights, outputs: map.outputs, inputs: map.inputs, rank: start.rank, scale: start.scale, order: start.order,
             steps: start.steps, generator: &generator
         ) { (values) throws(Failure) in
-            let codes = try encode(values)
-            kept.append((QuantizedMatrix(codes, rows: map.outputs, columns: map.inputs), codes))
-            return kept[kept.count - 1].matrix
+            QuantizedMatrix(try encode(values), rows: map.outputs, columns: map.inputs)
         }
-        guard let codes = kept.first(where: { $0.matrix === split.quantized })?.codes, let error = split.errors.min() else {
+        guard let codes = split.quantized.fourBitCodes, let error = split.errors.min() else {
             throw Failure(.internalError, "the start of \(map.name) has no codes")
         }
         return (

@@ -20,6 +20,20 @@ import Testing
         return path
     }
 
+    @Test func `two tensors of one name are not written`() throws {
+        let path = folder.file("twice.safetensors")
+        let failure = #expect(throws: Failure.self) {
+            try writeSafetensors(
+                path,
+                tensors: [
+                    (name: "a", type: .u8, shape: [1], bytes: [1]), (name: "b", type: .f32, shape: [0], bytes: []),
+                    (name: "a", type: .f16, shape: [1], bytes: [1, 2]),
+                ])
+        }
+        #expect(failure?.status == .badData && failure?.message.contains("two tensors named a") == true)
+        #expect(try listFolder(folder.path).isEmpty)
+    }
+
     func message(_ path: String) -> String {
         do {
             _ = try SafetensorsFile(path: path)

@@ -90,6 +90,33 @@ import Testing
         }
     }
 
+    @Test func `a scale of zero adds nothing`() throws {
+        let configuration = try CheckpointFolder(path: Golden.path("models/qwen2-bias")).configuration
+        let map = try #require(configuration.linearMaps.first)
+        let entry = PEFTAdapter.Entry(
+            map: map.name, a: [Float](repeating: 1, count: map.inputs), b: [Float](repeating: 1, count: map.outputs), rank: 1,
+            scale: 0, outputs: map.outputs, inputs: map.inputs)
+        let file = try export(PEFTAdapter(entries: [entry]), configuration)
+        // llama.cpp takes an alpha of 0 as none.
+        #expect(try alpha(file) == 1)
+        #expect(try product(file, "blk.0.attn_q.weight").allSatisfy { $0 == 0 })
+    }
+
+    @Test func `only an adapter is written over`() throws {
+        let configuration = try CheckpointFolder(path: Golden.path("models/qwen2-bias")).configuration
+        let adapter = try PEFTAdapter(folder: Golden.path("models/qwen2-bias/adapter"))
+        let path = folder.file("adapter.gguf")
+        for _ in 0..<2 { _ = try export(adapter, configuration) }
+        try SampleModel(vocabulary: 5).write(path)
+        let model = try readFile(path)
+        let failure = #expect(throws: Failure.self) { try export(adapter, configuration) }
+        #expect(failure?.status == .cannotCreate && failure?.message.contains("is no GGUF adapter") == true)
+        #expect(try readFile(path) == model)
+        try writeFile(path, [1, 2, 3])
+        #expect(throws: Failure.self) { try export(adapter, configuration) }
+        #expect(try readFile(path) == [1, 2, 3])
+    }
+
     @Test func `an adapter of another base, and an adapter file as a model, are refused`() throws {
         let configuration = try CheckpointFolder(path: Golden.path("models/qwen2-bias")).configuration
         let adapter = try PEFTAdapter(folder: Golden.path("models/llama-gqa/adapter"))

@@ -130,6 +130,11 @@ import Testing
         let extra = GGUFTensor(name: "blk.0.attn_q_norm.weight", shape: [2], floats: [1, 1])
         #expect(refusal(try write { $0.tensors.append(extra) }).contains("blk.0.attn_q_norm.weight is none"))
         #expect(refusal(try write { $0.tensors.removeLast() }).contains("lacks the tensor blk.0.ffn_down.weight"))
+        for name in ["attn_norm.bias", "ffn_norm.bias", "attn_output.bias", "ffn_down.bias"] {
+            let stray = GGUFTensor(name: "blk.0." + name, shape: [2], floats: [1, 1])
+            let message = refusal(try write { $0.tensors.append(stray) })
+            #expect(message.contains("tensor blk.0.\(name) is none that this llama model computes with"), "\(message)")
+        }
         let factors = GGUFTensor(name: "rope_freqs.weight", shape: [1], floats: [3])
         #expect(refusal(try write { $0.tensors.append(factors) }).contains("factors that are not Llama 3's"))
         #expect(refusal(try write { $0.set("llama.block_count", .uint32(2)) }).contains("lacks the tensor blk.1."))

@@ -149,6 +149,32 @@ private let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([]
         #expect(outcomes[0].losses.last! < outcomes[0].losses[0])
     }
 
+    @Test func `a bias that qwen2 does not have is refused`() throws {
+        let source = try CheckpointFolder(path: Golden.path("models/qwen2-bias"))
+        var model = try SampleModel(converting: source)
+        let size = source.configuration.hiddenSize
+        model.tensors.append(
+            GGUFTensor(name: "blk.1.attn_output.bias", shape: [size], floats: [Float](repeating: 1, count: size)))
+        try model.write(folder.file("stray.gguf"))
+        let message = refusal(folder.file("stray.gguf"))
+        #expect(message.contains("tensor blk.1.attn_output.bias is none that this qwen2 model computes with"), "\(message)")
+    }
+
+    @Test func `a memory plan counts floats as copied where their rows are not in order`() throws {
+        let (source, file) = try convert("llama-gqa")
+        let maps = file.configuration.linearMaps
+        let specification = try AdapterSpecification(method: .lora, maps: maps, rank: 4, alpha: 8, rankStabilized: false)
+        func held(_ checkpoint: CheckpointFolder) throws -> Int? {
+            let training = MemoryPlan.Training(
+                specification: specification, sequences: 1, sequenceLength: 8, optimizerBytes: 0, weights: .none,
+                compute: .float32, savedActivations: .float32)
+            return try MemoryPlan(training, of: checkpoint).parts.first { $0.name == "weights of linear maps" }?.bytes
+        }
+        let turned = maps.filter { ["q_proj", "k_proj"].contains($0.moduleName) }
+        #expect(try held(source) == 0)
+        #expect(try held(file) == turned.reduce(0) { $0 + 4 * $1.outputs * $1.inputs })
+    }
+
     @Test func `blocks are not quantized again, and nothing but the stored form or floats can be asked for`() throws {
         let checkpoint = try CheckpointFolder(path: Sample.path("qwen2-blocks.gguf"))
         let failure = #expect(throws: Failure.self) { try LanguageModel(checkpoint: checkpoint, quantization: .nf4) }

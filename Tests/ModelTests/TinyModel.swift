@@ -2,7 +2,6 @@
 
 import Adapters
 import Checkpoints
-import FoundationEssentials
 import LinearAlgebra
 import Model
 import Primitives
@@ -26,10 +25,13 @@ struct TinyModel {
 
     /// Writes the checkpoint into a temporary folder, loads it, and removes the folder.
     func load(_ form: WeightForm = .stored, compute: ComputeChoice = .float32) throws -> LanguageModel {
-        let folder =
-            (ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp") + "/tributary-model-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let folder = TemporaryFolder()
+        try write(to: folder.path)
+        return try LanguageModel(checkpoint: try CheckpointFolder(path: folder.path), quantization: form, compute: compute)
+    }
+
+    /// Writes the checkpoint into a folder.
+    func write(to folder: String) throws {
         let name = ["llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"][architecture.rawValue]!
         let text = """
             {"architectures": ["\(name)"], "model_type": "\(architecture.rawValue)", "hidden_size": \(hidden),
@@ -61,7 +63,6 @@ struct TinyModel {
                 ))
         }
         try writeSafetensors(folder + "/model.safetensors", floats: tensors)
-        return try LanguageModel(checkpoint: try CheckpointFolder(path: folder), quantization: form, compute: compute)
     }
 
     /// Sequences of these lengths with random tokens; about two thirds of them are targets.

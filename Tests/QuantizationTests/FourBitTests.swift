@@ -146,6 +146,39 @@ private struct Case {
         }
     }
 
+    @Test func `nested scales that are not finite are refused`() throws {
+        let source = Golden.path("quant/bnb4bit-llama")
+        let original = try CheckpointFolder(path: source)
+        let map = original.configuration.linearMaps[0]
+        let name = map.name + ".weight"
+        let folder = TemporaryFolder()
+        try writeFile(folder.file("config.json"), try readFile(source + "/config.json"))
+        func message(offset: String, largest: Float? = nil) throws -> String {
+            var bytes = try readFile(source + "/model.safetensors")
+            let state = try original.tensor(name + ".quant_state.bitsandbytes__nf4").range
+            let key = Array("\"nested_offset\": ".utf8)
+            let start = try #require(state.first { bytes[$0...].starts(with: key) }) + key.count
+            let end = try #require(bytes[start...].firstIndex(of: UInt8(ascii: "}")))
+            let number = Array(offset.utf8)
+            bytes.replaceSubrange(
+                start..<end, with: number + [UInt8](repeating: UInt8(ascii: " "), count: end - start - number.count))
+            if let largest {
+                let place = try original.tensor(name + ".nested_absmax").range.lowerBound
+                bytes.replaceSubrange(place..<place + 4, with: withUnsafeBytes(of: largest) { Array($0) })
+            }
+            try writeFile(folder.file("model.safetensors"), bytes)
+            do {
+                _ = try QuantizedMatrix.load(map: map, from: CheckpointFolder(path: folder.path), as: .stored)
+                return "accepted"
+            } catch {
+                return error.message
+            }
+        }
+        #expect(try message(offset: "0.25") == "accepted")
+        #expect(try message(offset: "9e38").contains("no valid nested_blocksize and nested_offset"))
+        #expect(try message(offset: "2e38", largest: 3e38).contains("nested_absmax gives scales that are not finite"))
+    }
+
     @Test func `a ramp and a sine have the worked codes`() throws {
         let ramp = try NF4.encode((0..<64).map { Float($0 - 32) / 32 }, nested: false)
         #expect(hexadecimal(ramp.packedBytes) == "000001111111122222333344455566677788999aaabbbccccddddeeeeeeeffff")

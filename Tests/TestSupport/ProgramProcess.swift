@@ -33,7 +33,10 @@ public final class ProgramProcess {
     /// - Parameters:
     ///   - program: `tributary-coordinator`, ...
     ///   - folder: for the files that take what it prints
-    public init(_ program: String, _ arguments: [String], in folder: TemporaryFolder, name: String) throws {
+    ///   - environment: `NAME=value`, before this process's own
+    public init(
+        _ program: String, _ arguments: [String], in folder: TemporaryFolder, name: String, environment: [String] = []
+    ) throws {
         self.name = name
         let path = ProgramFolder.path + "/" + program
         guard access(path, X_OK) == 0 else {
@@ -54,9 +57,16 @@ public final class ProgramProcess {
         posix_spawn_file_actions_addopen(&actions, 2, errorPath, O_WRONLY | O_CREAT | O_APPEND, 0o600)
         var texts: [UnsafeMutablePointer<CChar>?] = ([path] + arguments).map { strdup($0) }
         texts.append(nil)
-        defer { for text in texts { free(text) } }
+        var variables: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) }
+        defer { for text in texts + variables.prefix(environment.count) { free(text) } }
+        var entry = environ
+        while let variable = entry.pointee {
+            variables.append(variable)
+            entry += 1
+        }
+        variables.append(nil)
         var process = pid_t()
-        let code = posix_spawn(&process, path, &actions, nil, texts, environ)
+        let code = posix_spawn(&process, path, &actions, nil, texts, variables)
         guard code == 0 else {
             throw ProgramFailure(description: "\(path) cannot be started: \(String(cString: strerror(code)))")
         }
@@ -141,9 +151,9 @@ public struct Finished {
 
     /// Runs a program to its end.
     public static func run(
-        _ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30
+        _ program: String, _ arguments: [String], in folder: TemporaryFolder, seconds: Double = 30, environment: [String] = []
     ) throws -> Finished {
-        let process = try ProgramProcess(program, arguments, in: folder, name: program)
+        let process = try ProgramProcess(program, arguments, in: folder, name: program, environment: environment)
         let status = try process.exitStatus(seconds: seconds)
         return Finished(status: status, output: process.output, errors: process.errors)
     }

@@ -169,17 +169,18 @@ private struct GoldenClassifier {
         }
         let maps = checkpoint.configuration.linearMaps
         var generator = SeededGenerator(seed: 8, purpose: "head")
+        let names = (0..<labels).map { "kind \($0)" }
         let adapter = PEFTAdapter(
             entries: golden.adapter.entries,
             head: checkpoint.configuration.head(labelCount: labels).map { map in
                 PEFTAdapter.HeadEntry(
                     map: map.name, weight: (0..<map.outputs * map.inputs).map { _ in generator.symmetric(0.3) },
                     bias: (0..<map.outputs).map { _ in generator.symmetric(0.3) })
-            })
+            }, labels: names)
         let expected = try adapted(checkpoint, try adapter.weights(maps: maps)).classLogits(golden.batch)
         try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: adapter, output: folder.file("merged"))
         let merged = try CheckpointFolder(path: folder.file("merged"))
-        #expect(merged.headLabelCount == labels && merged.configuration.encoder?.labels.count == labels)
+        #expect(merged.headLabelCount == labels && merged.configuration.encoder?.labels == names)
         #expect(merged.configuration.encoder?.summary == checkpoint.configuration.encoder?.summary)
         let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
         let logits = Closeness(try adapted(merged, empty).classLogits(golden.batch), expected)

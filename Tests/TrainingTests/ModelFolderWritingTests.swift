@@ -77,6 +77,24 @@ import Training
         }
     }
 
+    @Test func aSumThatTheStoredTypeCannotHoldIsRefused() throws {
+        // Halves, which end at 65504.
+        let checkpoint = try CheckpointFolder(path: Golden.path("quant/bnb-int8"))
+        let map = checkpoint.configuration.linearMaps[5]
+        var b = [Float](repeating: 0, count: map.outputs)
+        b[3] = 1e6
+        let adapter = PEFTAdapter(entries: [
+            .init(
+                map: map.name, a: [Float](repeating: 0.5, count: map.inputs), b: b, rank: 1, scale: 1, outputs: map.outputs,
+                inputs: map.inputs)
+        ])
+        let failure = #expect(throws: Failure.self) {
+            try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: adapter, output: folder.file("merged"))
+        }
+        #expect(failure?.message.contains("in row 3, which is no finite number as F16") == true, "\(String(describing: failure))")
+        #expect(!fileExists(folder.file("merged")))
+    }
+
     private func quantization(_ format: any FourBitFormat.Type, block: Int = 64, nested: Bool = true) -> ModelQuantization {
         var settings = ModelQuantization()
         settings.format = format

@@ -23,7 +23,7 @@ struct EvaluateCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Let the model write each completion in at most this many tokens.", valueName: "n"))
     var exactMatch: Int?
     @Option(name: .long, help: ArgumentHelp("Compare only what follows this text, such as \"####\".", valueName: "text"))
-    var exactMatchMarker = ""
+    var exactMatchMarker: String?
     @Option(name: .long, help: ArgumentHelp("Only the first so many examples.", valueName: "n")) var limit: Int?
     @Option(name: .long, help: ArgumentHelp("A known chat template's name, in place of the model's own.", valueName: "name"))
     var chatTemplate: String?
@@ -33,6 +33,9 @@ struct EvaluateCommand: ParsableCommand {
     func run() throws {
         try Interrupts.watch {}
         try require((exactMatch ?? 1) >= 1, "exact-match is \(exactMatch ?? 0): it is a number of new tokens, at least 1")
+        try require(
+            exactMatchMarker == nil || exactMatch != nil,
+            "--exact-match-marker means nothing without --exact-match: give both, or leave it out")
         try require((limit ?? 1) >= 1, "limit is \(limit ?? 0): it is at least 1")
         let checkpoint = try CheckpointFolder(path: base.model)
         let tuned = try adapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
@@ -58,7 +61,7 @@ struct EvaluateCommand: ParsableCommand {
         var writing: ProgressLine?
         let outcome = try Evaluation.evaluate(
             model: model, examples: examples,
-            exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker) },
+            exactMatch: exactMatch.map { ExactMatch(maximumTokens: $0, marker: exactMatchMarker ?? "") },
             tokenizer: text.tokenizer, endTokens: text.endTokens
         ) { done, count in
             if done <= examples.count {

@@ -7,6 +7,7 @@ import Model
 import Plan
 import Primitives
 import Programs
+import Quantization
 import Tokenizers
 import Training
 
@@ -61,6 +62,8 @@ struct InspectCommand: ParsableCommand {
             bytes += tensor.range.count
             types[tensor.dtype.rawValue, default: 0] += 1
         }
+        var denseBytes = 0
+        for (name, _) in configuration.denseTensors { denseBytes += try checkpoint.tensor(name).range.count }
         let mapParameters = configuration.linearMaps.reduce(0) { $0 + $1.outputs * $1.inputs }
         var tokenizerText = "none"
         var tokenizer: JSONValue = .null
@@ -95,8 +98,9 @@ struct InspectCommand: ParsableCommand {
                 .object(modules.map { .init($0.name, .array([.integer($0.outputs), .integer($0.inputs)])) })
             ),
         ]) {
-            let dense = checkpoint.parameterCount - mapParameters
-            let nf4 = Double(mapParameters) * 4.127 / 8
+            let forms: [(String, Double)] =
+                [("none", 32)] + WeightFormat.all.filter(\.isEncodable).map { ($0.name, $0.bitsPerWeight) }
+            let held = forms.map { "\(Readable.bytes(Int($1 / 8 * Double(mapParameters)))) with --quantize \($0)" }
             return """
                 model         \(absolutePath(checkpoint.path))
                 architecture  \(configuration.architecture.rawValue), \(configuration.layerCount) layers, hidden \(configuration.hiddenSize), intermediate \(configuration.intermediateSize)
@@ -106,7 +110,7 @@ struct InspectCommand: ParsableCommand {
                 linear maps   \(modules.map { "\($0.name) \($0.outputs)x\($0.inputs)" }.joined(separator: ", "))
                 tokenizer     \(tokenizerText)
                 base digest   \(digest)
-                weights held  \(Readable.bytes(4 * mapParameters)) with --quantize none, \(Readable.bytes(mapParameters * 17 / 16)) int8, \(Readable.bytes(Int(nf4))) nf4; embedding and norms \(Readable.bytes(bytes * dense / max(1, checkpoint.parameterCount))) or less
+                weights held  \(held.joined(separator: ", ")); embeddings, head, norms and biases \(Readable.bytes(denseBytes)) or less
 
                 """
         }

@@ -12,10 +12,7 @@ import Quantization
 import Training
 
 struct MemoryOptions: ParsableArguments {
-    @Option(
-        name: .long,
-        help: ArgumentHelp(
-            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice.", valueName: "size"))
+    @Option(name: .long, help: ByteSize.memoryLimitHelp)
     var memoryLimit: ByteSize?
 
     @Option(

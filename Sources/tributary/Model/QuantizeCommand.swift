@@ -18,7 +18,8 @@ struct QuantizeCommand: ParsableCommand {
             is written too that makes up for a part of what quantization loses, and the weights are quantized for it.
             """)
 
-    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model.", valueName: "dir")) var model: String
+    @Option(name: .long, help: ArgumentHelp("Folder of a Hugging Face model, or a GGUF file.", valueName: "model")) var model:
+        String
     @Option(name: .long, help: ArgumentHelp("Folder for the quantized model.", valueName: "dir")) var output: String
     @Option(name: .long, help: ArgumentHelp("nf4 or fp4.", valueName: "form")) var quantize: String
     @Option(name: .long, help: "Weights that share a scale.") var block = NF4.defaultBlockSize
@@ -27,12 +28,15 @@ struct QuantizeCommand: ParsableCommand {
     @Option(name: .long, help: "loftq or lq: quantize together with an adapter.") var start: String?
     @Option(name: .long, help: ArgumentHelp("Folder for the start's adapter, in PEFT's format.", valueName: "dir"))
     var startOutput: String?
-    @Option(name: .long, help: "Rank of the start.") var rank = 16
-    @Option(name: .long, help: "The adapter's scale is alpha / rank; twice the rank by default.") var alpha: Double?
-    @Option(name: .long, help: ArgumentHelp("all-linear, or names such as q_proj,v_proj.", valueName: "names"))
-    var targetModules = "all-linear"
-    @Option(name: .long, help: "The most steps of the start's alternation.") var steps = 5
-    @Option(name: .long, help: "Equal seeds give equal starts.") var seed: UInt64 = 0
+    @Option(name: .long, help: "Rank of the start (default: 16).") var rank: Int?
+    @Option(name: .long, help: "The start's scale is alpha / rank (default: twice the rank).") var alpha: Double?
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Of the start: all-linear, or names such as q_proj,v_proj (default: all-linear).", valueName: "names"))
+    var targetModules: String?
+    @Option(name: .long, help: "The most steps of the start's alternation (default: 5).") var steps: Int?
+    @Option(name: .long, help: "Equal seeds give equal starts (default: 0).") var seed: UInt64?
     @OptionGroup var result: OutputOptions
 
     func run() throws {
@@ -53,19 +57,17 @@ struct QuantizeCommand: ParsableCommand {
         settings.measuresError = report
         let checkpoint = try CheckpointFolder(path: model)
         let maps = checkpoint.configuration.linearMaps
-        if let start {
-            let order = try choice("--start", start, QuantizationStart.Order.self)
-            try require(startOutput != nil, "--start \(start) writes an adapter: name its folder with --start-output")
-            try require((1...1000).contains(steps), "--steps is \(steps): it is between 1 and 1000")
-            let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
-            let specification = try AdapterSpecification(
-                method: .lora, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: false)
-            settings.start = .init(
-                order: order, maps: targets, rank: rank, scale: specification.scale, steps: steps, seed: seed)
-        } else {
-            try require(startOutput == nil, "--start-output means nothing without --start: leave it out")
+        settings.start = try startSettings(maps)
+        if let startOutput {
+            try require(
+                !checkpoint.configuration.isEncoder,
+                "--start is for models that predict tokens: a classifier's adapter has a head, which only training makes; leave --start out, and train on the quantized model"
+            )
+            try require(
+                !(Self.place(output) + "/").hasPrefix(Self.place(startOutput) + "/"),
+                "--start-output is --output or a folder around it: the adapter and the model need a folder each")
+            try checkReplaceable(startOutput, replacing: PEFTAdapter.isOurs)
         }
-        if let startOutput { try checkReplaceable(startOutput, replacing: PEFTAdapter.isOurs) }
         var bytes = 0
         for name in checkpoint.tensorNames { bytes += try checkpoint.tensor(name).range.count }
         var outcome: ModelQuantization.Outcome?
@@ -98,6 +100,40 @@ struct QuantizeCommand: ParsableCommand {
             if let startOutput { text += "the start's adapter is in \(startOutput)\n" }
             return text
         }
+    }
+}
+
+extension QuantizeCommand {
+    /// The start that the options ask for; nil without one.
+    private func startSettings(_ maps: [LinearMap]) throws(Failure) -> ModelQuantization.Start? {
+        guard let start else {
+            let given: [(name: String, isGiven: Bool)] = [
+                ("--start-output", startOutput != nil), ("--rank", rank != nil), ("--alpha", alpha != nil),
+                ("--target-modules", targetModules != nil), ("--steps", steps != nil), ("--seed", seed != nil),
+            ]
+            for (name, isGiven) in given {
+                try require(!isGiven, "\(name) means nothing without --start: leave it out")
+            }
+            return nil
+        }
+        let order = try choice("--start", start, QuantizationStart.Order.self)
+        try require(startOutput != nil, "--start \(start) writes an adapter: name its folder with --start-output")
+        let steps = steps ?? 5
+        try require((1...1000).contains(steps), "--steps is \(steps): it is between 1 and 1000")
+        let modules = (targetModules ?? "all-linear").split(separator: ",").map(String.init)
+        let targets = try FederationPlan.targets(modules, among: maps)
+        let rank = rank ?? 16
+        let specification = try AdapterSpecification(
+            method: .lora, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: false)
+        return .init(order: order, maps: targets, rank: rank, scale: specification.scale, steps: steps, seed: seed ?? 0)
+    }
+
+    /// A path as paths can be compared, whether it is there or not.
+    private static func place(_ path: String) -> String {
+        let parts = path.split(separator: "/")
+        guard !fileExists(path), let last = parts.last else { return absolutePath(path) }
+        let folder = (path.hasPrefix("/") ? "/" : "") + parts.dropLast().joined(separator: "/")
+        return place(folder.isEmpty ? "." : folder) + "/" + last
     }
 }
 

@@ -35,6 +35,7 @@ struct StartReportCommand: ParsableCommand {
     func run() throws {
         try Interrupts.watch {}
         try require((limit ?? 1) >= 1, "limit is \(limit ?? 0): it is at least 1")
+        try require(limit == nil || data != nil, "--limit means nothing without --data: give both, or leave it out")
         let source = try CheckpointFolder(path: unquantizedModel ?? base.model)
         let checkpoint = try CheckpointFolder(path: base.model)
         let maps = checkpoint.configuration.linearMaps
@@ -58,9 +59,12 @@ struct StartReportCommand: ParsableCommand {
         }
         let none = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
         var format = ""
+        // Of the quantized model; the unquantized one computes alike, whatever auto would be for its weights.
+        var compute = ComputeChoice.float32
         func quantized() throws -> (errors: [QuantizationStart.MapError], plain: Double?, started: Double?) {
             let (_, language) = try base.load()
             format = language.weightFormat
+            compute = language.compute == .bfloat16 ? .bfloat16 : .float32
             var line = ProgressLine()
             let made = try QuantizationStart.residual(
                 specification: specification,
@@ -86,7 +90,7 @@ struct StartReportCommand: ParsableCommand {
         // Only now: two models never stand in memory together.
         var original: Double?
         if !examples.isEmpty {
-            let language = try LanguageModel(checkpoint: source, quantization: .stored)
+            let language = try LanguageModel(checkpoint: source, quantization: .stored, compute: compute)
             original = try perplexity(try AdaptedModel(model: language, weights: none), "unquantized")
         }
         let total = QuantizationStart.total(measured.errors)

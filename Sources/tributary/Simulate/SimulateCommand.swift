@@ -46,9 +46,7 @@ struct SimulateCommand: ParsableCommand {
         help: ArgumentHelp(
             "For tests: noise and sampling under --dp follow from this number, and protect nobody.", valueName: "number"))
     var unsafeDpSeed: UInt64?
-    @Option(
-        help: ArgumentHelp(
-            "The most memory that training may take, such as 1.5GiB: blocks beyond it run twice.", valueName: "size"))
+    @Option(help: ByteSize.memoryLimitHelp)
     var memoryLimit: ByteSize?
     @Flag(help: "Print one JSON object a round, and one at the end, on standard output.")
     var json = false
