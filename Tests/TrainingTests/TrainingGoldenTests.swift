@@ -72,23 +72,26 @@ struct GoldenCase {
         #expect(outcome.targetTokens == steps * golden.examples.reduce(0) { $0 + $1.targetCount })
     }
 
-    /// At a fifth of the golden rate: beyond it 50 steps on these batches amplify any rounding.
+    /// At a fifth of the golden rate: beyond it 50 steps on these batches amplify any rounding. What rounding the activations
+    /// that wait for the backward pass adds is held apart.
     @Test(.enabled(if: ComputeType.bfloat16.isSupported), arguments: causal)
     func `in bfloat16 the loss falls as it does in float32`(_ name: String) throws {
-        var losses: [[Double]] = []
-        for compute in [ComputeChoice.float32, .bfloat16] {
+        func losses(_ compute: ComputeChoice, saved: ComputeType) throws -> [Double] {
             let golden = try GoldenCase(name, compute: compute)
             var (settings, _) = try settings(golden, name)
             settings.learningRate /= 5
-            losses.append(
-                try LocalTrainer.train(
-                    model: golden.model, examples: golden.examples, settings: settings, stepRange: 0..<50, totalSteps: 50,
-                    generator: SeededGenerator(seed: 0, purpose: "batches")
-                ).losses)
+            golden.model.savedActivations = saved
+            return try LocalTrainer.train(
+                model: golden.model, examples: golden.examples, settings: settings, stepRange: 0..<50, totalSteps: 50,
+                generator: SeededGenerator(seed: 0, purpose: "batches")
+            ).losses
         }
-        #expect(losses[0].last! < 0.99 * losses[0][0], "\(losses[0])")
-        for (float32, bfloat16) in zip(losses[0], losses[1]) {
-            #expect(abs(float32 - bfloat16) <= 0.01 * float32, "\(float32) \(bfloat16)")
+        let reference = try losses(.float32, saved: .float32)
+        #expect(reference.last! < 0.99 * reference[0], "\(reference)")
+        for (saved, share) in [(ComputeType.float32, 0.01), (.bfloat16, 0.02)] {
+            for (loss, other) in zip(try losses(.bfloat16, saved: saved), reference) {
+                #expect(abs(loss - other) <= share * other, "saved in \(saved.rawValue): \(loss) and \(other)")
+            }
         }
     }
 
