@@ -35,7 +35,7 @@ public func exportedFactors(weights: AdapterWeights) -> [ExportedFactor] {
                 inputs: a.tensor.columns))
     }
     guard let correction = weights.correction else { return trained }
-    let branches = stackedFactors(correction)
+    let branches = stackedFactors(correction).map(withinMatrix)
     if trained.allSatisfy({ $0.b.allSatisfy { $0 == 0 } }) { return branches }
     var extra = Dictionary(uniqueKeysWithValues: trained.map { ($0.map, $0) })
     var all = branches.map { branch in
@@ -246,13 +246,21 @@ private func stacked(_ factors: [ExportedFactor]) -> ExportedFactor {
 
 /// left [rows, inner] times right [inner, columns], summed in double.
 private func product(_ left: [Float], _ right: [Float], rows: Int, inner: Int, columns: Int) -> [Float] {
-    var result = [Float](repeating: 0, count: rows * columns)
+    var result: [Float] = []
+    result.reserveCapacity(rows * columns)
+    var sums = [Double](repeating: 0, count: columns)
     for row in 0..<rows {
-        for column in 0..<columns {
-            var sum = 0.0
-            for index in 0..<inner { sum += Double(left[row * inner + index]) * Double(right[index * columns + column]) }
-            result[row * columns + column] = Float(sum)
+        for column in 0..<columns { sums[column] = 0 }
+        right.withUnsafeBufferPointer { right in
+            sums.withUnsafeMutableBufferPointer { sums in
+                for index in 0..<inner {
+                    let factor = Double(left[row * inner + index])
+                    let start = index * columns
+                    for column in 0..<columns { sums[column] += factor * Double(right[start + column]) }
+                }
+            }
         }
+        result += sums.lazy.map { Float($0) }
     }
     return result
 }

@@ -1,9 +1,9 @@
 /// FLoRA's global correction: the stacks of all rounds, a frozen low-rank branch beside the base that is never merged
 /// into it, so that a quantized base stays exactly as it is.
 ///
-/// As long as the ranks add up to no more than the cap and the matrix's smaller side, each round is a segment of its
-/// own: a client that holds the first segments needs only the later ones, and the sum is exact. Beyond that all
-/// segments become one, by a truncated singular value decomposition whose relative error is returned.
+/// As long as the ranks add up to no more than the cap, each round is a segment of its own: a client that holds the first
+/// segments needs only the later ones, and the sum is exact. Beyond that, or where a round alone is above a matrix's smaller
+/// side, all segments become one, by a truncated singular value decomposition whose relative error is returned.
 
 import Adapters
 import Checkpoints
@@ -59,19 +59,23 @@ public struct GlobalCorrection: Equatable, Sendable {
     /// - Parameters:
     ///   - stack: what `StackedFactors` returned, over the same maps
     ///   - round: its round
-    ///   - cap: the largest rank of the correction on any map; the matrix's smaller side caps it as well
+    ///   - cap: the largest rank of the correction on any map; a decomposition leaves no more than the matrix's smaller side
     /// - Returns: nil if the stack was appended; if all was consolidated into one segment, the Frobenius norm of what
     ///   was cut off over that of the whole correction before, taken over all maps together.
     public mutating func append(_ stack: AdapterState, round: Int, cap: Int) throws(AggregationError) -> Double? {
         precondition(cap >= 1, "a rank cap of \(cap)")
         try Self.check(stack, maps: maps)
         let candidate = segments + [CorrectionSegment(round: round, stack: stack)]
-        let limits = maps.map { min(cap, $0.outputs, $0.inputs) }
-        let added = maps.indices.map { stack.layout.tensors[2 * $0].rank }
-        if zip(zip(ranks, added), limits).allSatisfy({ $0.0 + $0.1 <= $1 }) {
+        // A segment's layout follows from one rank, which a matrix's smaller side limits.
+        let fits = maps.indices.allSatisfy { index in
+            let added = stack.layout.tensors[2 * index].rank
+            return ranks[index] + added <= cap && added <= min(maps[index].outputs, maps[index].inputs)
+        }
+        if fits {
             segments = candidate
             return nil
         }
+        let limits = maps.map { min(cap, $0.outputs, $0.inputs) }
         let truncation = try StackTruncation(stacks: candidate.map(\.stack), maps: maps, limits: limits)
         segments = [CorrectionSegment(round: round, stack: truncation.state)]
         return truncation.relativeError

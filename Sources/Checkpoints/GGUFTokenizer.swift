@@ -188,6 +188,11 @@ struct GGUFTokenizer {
                 ? $0.score > $1.score
                 : $0.token != $1.token ? $0.token < $1.token : $0.left.utf8.count > $1.left.utf8.count
         }
+        for (before, merge) in zip(merges, merges.dropFirst()) where before.score == merge.score && before.token != merge.token {
+            throw metadata.refused(
+                "tokens \(before.token) and \(merge.token) have one score, \(merge.score)",
+                "which of two is merged first is not known: use the Hugging Face folder, or a file with SentencePiece's scores")
+        }
         return merges.map { .array([.string($0.left), .string($0.right)]) }
     }
 
@@ -302,10 +307,14 @@ struct GGUFTokenizer {
         }
         try put("bos_token_id", "add_bos_token", begins, &first)
         try put("eos_token_id", "add_eos_token", false, &last)
-        let text = JSONValue.object([.init("Sequence", .object([.init("id", .string("A")), .init("type_id", .integer(0))]))])
+        func text(_ name: String, _ type: Int) -> JSONValue {
+            .object([.init("Sequence", .object([.init("id", .string(name)), .init("type_id", .integer(type))]))])
+        }
+        let single = first + [text("A", 0)] + last
+        // Hugging Face's library wants a template for pairs too.
         return .object([
-            .init("type", .string("TemplateProcessing")), .init("single", .array(first + [text] + last)),
-            .init("special_tokens", .object(special)),
+            .init("type", .string("TemplateProcessing")), .init("single", .array(single)),
+            .init("pair", .array(single + [text("B", 1)])), .init("special_tokens", .object(special)),
         ])
     }
 }

@@ -7,6 +7,25 @@ import Primitives
 import UpdateCodec
 import Wire
 
+/// FLoRA's correction as it was last put together, so that a task that names the same segments, or more, decodes only what
+/// is new; clients of one process may share it.
+public final class HeldCorrection {
+    private var digests: [Digest] = []
+    private var state: AdapterState?
+
+    public init() {}
+
+    /// The part that is held, if the named segments begin with it.
+    func prefix(of named: [Digest]) -> (count: Int, state: AdapterState?) {
+        named.starts(with: digests) ? (digests.count, state) : (0, nil)
+    }
+
+    func hold(_ state: AdapterState?, of named: [Digest]) {
+        self.state = state
+        digests = state == nil ? [] : named
+    }
+}
+
 extension FederatedClient {
     /// Fetches what the task refers to, and derives the rest from the run's seed.
     func weights(
@@ -16,7 +35,7 @@ extension FederatedClient {
         try Refused.wrap { () throws(Failure) in try storage.retainBlobs(needed) }
         var weights = joined.plan.derivedWeights(
             joined.specification, round: round, attempt: attempt, client: identity.name)
-        var segments: [AdapterState] = []
+        var segments: [(reference: BlobReference, bytes: [UInt8])] = []
         for reference in blobs {
             let bytes =
                 reference.kind == .state
@@ -33,11 +52,20 @@ extension FederatedClient {
                 }
                 weights.frozen = try decode(bytes, layout: layout)
             case .segment:
-                let layout = AdapterSpecification.stackLayout(maps: joined.specification.maps, rank: Int(reference.rank))
-                segments.append(try decode(bytes, layout: layout))
+                segments.append((reference, bytes))
             }
         }
-        weights.correction = AdapterState.concatenated(stacks: segments)
+        let known = correction.prefix(of: segments.map(\.reference.digest))
+        if !segments.isEmpty, known.count == segments.count {
+            weights.correction = known.state
+        } else {
+            var stacks = known.state.map { [$0] } ?? []
+            for (reference, bytes) in segments.dropFirst(known.count) {
+                stacks.append(try decode(bytes, layout: try largestLayout(joined, reference)))
+            }
+            weights.correction = AdapterState.concatenated(stacks: stacks)
+            correction.hold(weights.correction, of: segments.map(\.reference.digest))
+        }
         if let derivedDigest, weights.frozen?.digest != derivedDigest {
             throw Refused.failure(
                 Failure(

@@ -78,6 +78,7 @@ public struct FederatedClient {
     let storage: any ClientStorage
     let work: any LocalWork
     private let nonce: UInt64
+    let correction: HeldCorrection
     private var joined: Joined?
     private var preparedPlan: FederationPlan?
 
@@ -91,10 +92,12 @@ public struct FederatedClient {
         let budget: ExampleBudget?
     }
 
-    /// - Parameter nonce: differs between processes of one client
+    /// - Parameters:
+    ///   - nonce: differs between processes of one client
+    ///   - correction: one that clients of this process share
     public init(
         identity: ClientIdentity, channel: any ClientChannel, storage: any ClientStorage, work: any LocalWork, nonce: UInt64,
-        privacy: ClientPrivacy = ClientPrivacy()
+        privacy: ClientPrivacy = ClientPrivacy(), correction: HeldCorrection = HeldCorrection()
     ) {
         self.identity = identity
         self.privacy = privacy
@@ -102,6 +105,7 @@ public struct FederatedClient {
         self.storage = storage
         self.work = work
         self.nonce = nonce
+        self.correction = correction
     }
 
     /// Does the next thing.

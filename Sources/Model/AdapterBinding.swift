@@ -59,10 +59,21 @@ final class AdapterBinding {
     private let layouts: [AdapterLayout?]
     /// `[layer][place]`.
     private(set) var maps: [[AdaptedMap]]
-    /// Corrections that are larger than the matrix beside which they stand: they are added to it, in float32, which takes
-    /// less memory and time than the branch. `weight` is the matrix without them.
-    private let summed: [(layer: Int, place: Int, weight: QuantizedMatrix, branch: Branch)]
-    private var summedCorrection: AdapterState?
+    /// A correction that is added to its matrix, which takes less time than the branch.
+    private struct Summed {
+        let layer: Int
+        let place: Int
+        /// Without the correction.
+        let weight: QuantizedMatrix
+        let rank: Int
+        /// Where A and B lie in the correction's values.
+        let a: Int
+        let b: Int
+    }
+    private let summed: [Summed]
+    private let compute: ComputeType
+    /// Held where some of it is summed.
+    private var correction: AdapterState?
     /// Floats a token of the widest layer's branches.
     let projectionWidth: Int
     /// The lowest layer with a trained branch; the number of layers if there is none.
@@ -75,21 +86,23 @@ final class AdapterBinding {
     /// - Throws: `Failure` if a tensor belongs to no linear map of the model, has a shape that does not fit it, or lacks
     ///   its counterpart; or if a classifier has no head
     init(_ weights: AdapterWeights, model: LanguageModel) throws(Failure) {
-        let states = [weights.trained, weights.frozen, weights.correction]
-        layouts = states.map { $0?.layout }
-        let base = values.reserve(max(1, states.reduce(0) { $0 + ($1?.values.count ?? 0) }))
+        layouts = weights.layouts
+        compute = model.compute
+        let base = values.reserve(max(1, layouts.reduce(0) { $0 + ($1?.parameterCount ?? 0) }))
         struct Piece {
             let tensor: AdapterTensor
             let pointer: UnsafePointer<Float>
             let gradient: Int?
+            /// In its state's values.
+            let place: Int
         }
         let known = Dictionary(uniqueKeysWithValues: model.linearMaps.map { ($0.name, $0) })
         let knownHead = Dictionary(uniqueKeysWithValues: model.headMaps.map { ($0.name, $0) })
         var pieces: [String: [AdapterRole: Piece]] = [:]
         var start = 0
-        for (number, state) in states.enumerated() {
-            guard let state else { continue }
-            for (index, tensor) in state.layout.tensors.enumerated() {
+        for (number, layout) in layouts.enumerated() {
+            guard let layout else { continue }
+            for (index, tensor) in layout.tensors.enumerated() {
                 guard !tensor.role.isHead || !model.headMaps.isEmpty else {
                     throw Failure(
                         .badData,
@@ -119,14 +132,14 @@ final class AdapterBinding {
                 guard pieces[tensor.map]?[tensor.role] == nil else {
                     throw Failure(.badData, "the adapter has two tensors \(tensor.role) for \(tensor.map)")
                 }
+                let place = layout.offsets[index]
                 pieces[tensor.map, default: [:]][tensor.role] = Piece(
-                    tensor: tensor, pointer: base + start + state.layout.offsets[index],
-                    gradient: number == 0 ? state.layout.offsets[index] : nil)
+                    tensor: tensor, pointer: base + start + place, gradient: number == 0 ? place : nil, place: place)
             }
-            start += state.values.count
+            start += layout.parameterCount
         }
         var maps: [[AdaptedMap]] = []
-        var summed: [(layer: Int, place: Int, weight: QuantizedMatrix, branch: Branch)] = []
+        var summed: [Summed] = []
         var width = 0
         var lowest = model.blocks.count
         for (number, layer) in model.blocks.enumerated() {
@@ -153,8 +166,12 @@ final class AdapterBinding {
                     let branch = Branch(
                         rank: ranks[0], scale: scales[0], a: a.pointer, b: b.pointer, core: core?.pointer, gradientA: a.gradient,
                         gradientB: b.gradient, gradientCore: core?.gradient, offset: offset)
-                    if roleA == .stackA, Self.isSummed(rank: branch.rank, outputs: weight.rows, inputs: weight.columns) {
-                        summed.append((number, place, weight, branch))
+                    if roleA == .stackA,
+                        Self.isSummed(rank: branch.rank, outputs: weight.rows, inputs: weight.columns, as: model.compute)
+                    {
+                        summed.append(
+                            Summed(
+                                layer: number, place: place, weight: weight, rank: branch.rank, a: a.place, b: b.place))
                         continue
                     }
                     offset += branch.width
@@ -205,7 +222,7 @@ final class AdapterBinding {
 
     /// Whether these weights have the layouts that this binding was made for.
     func accepts(_ weights: AdapterWeights) -> Bool {
-        [weights.trained.layout, weights.frozen?.layout, weights.correction?.layout] == layouts
+        weights.layouts == layouts
     }
 
     var trainedLayout: AdapterLayout { layouts[0]! }
@@ -221,49 +238,58 @@ final class AdapterBinding {
                     values: Array(UnsafeBufferPointer(start: values.pointer + start, count: layout.parameterCount)))
             }
         }
-        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: states[2])
+        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: correction ?? states[2])
     }
 
     func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) {
         body(UnsafeMutableBufferPointer(start: values.pointer, count: trainedLayout.parameterCount))
     }
 
-    /// Copies the values.
+    /// Copies the values; sums the correction, which stays the same for a round, only if it is another.
     func update(_ weights: AdapterWeights) {
         var start = 0
-        for state in [weights.trained, weights.frozen, weights.correction].compactMap({ $0 }) {
+        func copy(_ state: AdapterState) {
             state.values.withUnsafeBufferPointer {
                 guard let source = $0.baseAddress else { return }
                 (values.pointer + start).update(from: source, count: $0.count)
             }
             start += state.values.count
         }
-        guard !summed.isEmpty, weights.correction != summedCorrection else { return }
-        summedCorrection = weights.correction
+        copy(weights.trained)
+        if let frozen = weights.frozen { copy(frozen) }
+        guard let new = weights.correction else { return }
+        if summed.isEmpty { return copy(new) }
+        guard new != correction else { return }
+        correction = new
+        // What no branch reads is not copied.
+        if 2 * summed.count < new.layout.tensors.count { copy(new) }
         for item in summed {
             let map = maps[item.layer][item.place]
             maps[item.layer][item.place] = AdaptedMap(
-                name: map.name, weight: Self.sum(item.weight, item.branch), bias: map.bias, branches: map.branches)
+                name: map.name, weight: sum(item, new), bias: map.bias, branches: map.branches)
         }
     }
 
-    /// Whether a correction of this rank is larger than its matrix.
-    static func isSummed(rank: Int, outputs: Int, inputs: Int) -> Bool { rank * (outputs + inputs) >= outputs * inputs }
+    /// Whether a correction of this rank is added to its matrix: where the sum takes at most twice the memory of the branch.
+    static func isSummed(rank: Int, outputs: Int, inputs: Int, as type: ComputeType) -> Bool {
+        QuantizedMatrix.sumByteCount(rows: outputs, columns: inputs, as: type) <= 2 * 4 * rank * (outputs + inputs)
+    }
 
-    /// W + s B A in float32.
-    private static func sum(_ weight: QuantizedMatrix, _ branch: Branch) -> QuantizedMatrix {
-        let (rows, columns, part) = (weight.rows, weight.columns, 64)
-        var values = weight.decoded()
-        values.withUnsafeMutableBufferPointer { values in
-            nonisolated(unsafe) let target = values.baseAddress!
-            Parallel.forEach(count: (rows + part - 1) / part) { task in
-                let range = Parallel.range(task, of: rows, size: part)
+    /// W + B A.
+    private func sum(_ item: Summed, _ correction: AdapterState) -> QuantizedMatrix {
+        let (columns, rank) = (item.weight.columns, item.rank)
+        return correction.values.withUnsafeBufferPointer { values in
+            nonisolated(unsafe) let base = values.baseAddress!
+            return item.weight.adding(as: compute) { range, target in
                 gemm(
-                    m: range.count, n: columns, k: branch.rank, alpha: branch.scale,
-                    branch.b + range.lowerBound * branch.rank, lda: branch.rank, branch.a, ldb: columns, beta: 1,
-                    target + range.lowerBound * columns, ldc: columns)
+                    m: range.count, n: columns, k: rank, base + item.b + range.lowerBound * rank, lda: rank, base + item.a,
+                    ldb: columns, beta: 1, target, ldc: columns)
             }
         }
-        return QuantizedMatrix(values, rows: rows, columns: columns)
     }
+}
+
+extension AdapterWeights {
+    /// Of what is trained, frozen, and the correction.
+    fileprivate var layouts: [AdapterLayout?] { [trained.layout, frozen?.layout, correction?.layout] }
 }

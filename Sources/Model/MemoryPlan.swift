@@ -104,11 +104,14 @@ public struct MemoryPlan: Sendable {
         var frozen = specification.frozenLayout?.parameterCount ?? 0
         var widths: [String: Int] = [:]
         for map in specification.maps {
-            let stack = min(training.correctionRank, map.outputs, map.inputs)
+            let stack = training.correctionRank
             frozen += stack * (map.outputs + map.inputs)
             let isSummed =
-                stack > 0 && AdapterBinding.isSummed(rank: stack, outputs: map.outputs, inputs: map.inputs)
-            held += isSummed ? 4 * map.outputs * map.inputs : 0
+                stack > 0
+                && AdapterBinding.isSummed(rank: stack, outputs: map.outputs, inputs: map.inputs, as: training.compute)
+            if isSummed {
+                held += QuantizedMatrix.sumByteCount(rows: map.outputs, columns: map.inputs, as: training.compute)
+            }
             widths[map.layerPath, default: 0] +=
                 specification.rank * (specification.method == .loraSB ? 2 : 1) + (isSummed ? 0 : stack)
         }

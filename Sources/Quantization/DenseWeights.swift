@@ -167,3 +167,94 @@ final class FloatWeights: PackedWeights {
         return true
     }
 }
+
+/// A matrix of bfloat16 in memory; rows of an even number of values.
+final class HalfWeights: PackedWeights {
+    // Written in `init` only.
+    nonisolated(unsafe) private let values: FloatBuffer
+    private let rows: Int
+    private let stride: Int
+
+    /// - Parameter fill: writes every row, `stride` values from row to row
+    init(rows: Int, columns: Int, _ fill: (UnsafeMutablePointer<UInt16>, _ stride: Int) -> Void) {
+        self.rows = rows
+        stride = (columns + 1) / 2 * 2
+        values = FloatBuffer(capacity: rows * stride / 2)
+        fill(UnsafeMutableRawPointer(values.pointer).assumingMemoryBound(to: UInt16.self), stride)
+    }
+
+    var formatName: String { "bf16" }
+    var byteCount: Int { 2 * rows * stride }
+
+    func decode(
+        columns: Int, rows: Range<Int>, _ part: Range<Int>, into target: UnsafeMutablePointer<Float>, stride lead: Int,
+        path: KernelPath
+    ) {
+        tributary_decode_bf16(
+            path.rawValue, values.pointer, stride, rows.lowerBound, rows.upperBound, part.lowerBound, part.upperBound, target,
+            lead)
+    }
+
+    func pack(
+        columns: Int, n: Range<Int>, over k: Range<Int>, transposed: Bool, into target: UnsafeMutablePointer<UInt32>,
+        path: KernelPath
+    ) -> Bool {
+        var matrix = tributary_halves_matrix(values: values.pointer, stride: stride)
+        tributary_bf16_pack_bf16(
+            path.rawValue, &matrix, transposed ? 1 : 0, n.lowerBound, n.upperBound, k.lowerBound, k.upperBound, target)
+        return true
+    }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        let start = UnsafeMutableRawPointer(values.pointer) + 2 * rows.lowerBound * stride
+        tributary_gemv_bf16(path.rawValue, start, stride, rows.count, x.columns, x.values, x.columns, x.count, y, lead)
+        return true
+    }
+}
+
+extension QuantizedMatrix {
+    /// Bytes of what `adding` returns for a matrix of this size.
+    public static func sumByteCount(rows: Int, columns: Int, as type: ComputeType) -> Int {
+        type == .bfloat16 ? 2 * rows * ((columns + 1) / 2 * 2) : 4 * rows * columns
+    }
+
+    /// This matrix and a dense one, added in float32, over all threads.
+    ///
+    /// - Parameters:
+    ///   - type: what the sum is held as. bfloat16 gives products in bfloat16 the same bits as float32 does.
+    ///   - add: adds to some rows, `columns` floats from row to row
+    public func adding(
+        as type: ComputeType, _ add: (_ rows: Range<Int>, UnsafeMutablePointer<Float>) -> Void
+    ) -> QuantizedMatrix {
+        let part = 64
+        func forParts(_ body: (Range<Int>) -> Void) {
+            Parallel.forEach(count: (rows + part - 1) / part) { body(Parallel.range($0, of: rows, size: part)) }
+        }
+        func sum(_ range: Range<Int>, _ target: UnsafeMutablePointer<Float>) {
+            decode(rows: range, columns: 0..<columns, into: target, stride: columns)
+            add(range, target)
+        }
+        let weights: any PackedWeights =
+            switch type {
+            case .float32:
+                FloatWeights(count: rows * columns) { values in
+                    nonisolated(unsafe) let values = values
+                    forParts { sum($0, values + $0.lowerBound * columns) }
+                }
+            case .bfloat16:
+                HalfWeights(rows: rows, columns: columns) { halves, stride in
+                    nonisolated(unsafe) let halves = halves
+                    forParts { range in
+                        let values = Scratch.first.floats(range.count * columns)
+                        sum(range, values)
+                        tributary_bf16_round(
+                            KernelPath.active.rawValue, values, columns, range.count, columns, 1,
+                            halves + range.lowerBound * stride, stride)
+                    }
+                }
+            }
+        return QuantizedMatrix(rows: rows, columns: columns, weights)
+    }
+}

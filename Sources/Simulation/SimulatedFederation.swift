@@ -57,6 +57,7 @@ public final class SimulatedFederation {
             stopwatch: stopwatch)
         channel = DirectChannel(service, seed: plan.seed)
         let shared = SharedBlobs()
+        let correction = HeldCorrection()
         for (index, (name, maximumRank)) in clients.enumerated() {
             var secrets = SeededGenerator(seed: plan.seed, purpose: "simulated secret", client: name)
             let secret = (0..<WireLimits.secretBytes).map { _ in UInt8(truncatingIfNeeded: secrets.next()) }
@@ -67,7 +68,8 @@ public final class SimulatedFederation {
                 FederatedClient(
                     identity: identity, channel: channel,
                     storage: MemoryStorage(secret: secret, shared: shared, folder: try folder(name)),
-                    work: try work(name, index), nonce: UInt64(index), privacy: ClientPrivacy(unsafeSeed: unsafeSeed)))
+                    work: try work(name, index), nonce: UInt64(index), privacy: ClientPrivacy(unsafeSeed: unsafeSeed),
+                    correction: correction))
         }
     }
 

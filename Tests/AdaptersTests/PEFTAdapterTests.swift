@@ -221,6 +221,20 @@ import Testing
         }
     }
 
+    @Test func aCorrectionBeyondAMatrixsSmallerSideIsExportedWithinItWithTheSameProduct() throws {
+        var generator = generator("wide corrections")
+        let lora = try AdapterSpecification(method: .lora, maps: maps, rank: 2, alpha: 6, rankStabilized: false)
+        var weights = lora.initialWeights(&generator)
+        let layout = AdapterSpecification.stackLayout(maps: maps, ranks: maps.map { min($0.outputs, $0.inputs) + 5 })
+        let correction = AdapterState(layout: layout, values: random(layout.parameterCount, &generator))
+        weights.correction = correction
+        let expected = products(stackedFactors(correction))
+        for (map, factor) in zip(maps, exportedFactors(weights: weights)) {
+            #expect(factor.map == map.name && factor.rank == min(map.outputs, map.inputs))
+            #expect(Closeness(product(factor), expected[map.name]!).isWithin(norm: 1e-6))
+        }
+    }
+
     @Test func concatenatedStacksAddTheirProducts() throws {
         var generator = generator("stacks")
         let states = [1, 3, 2].map { rank in

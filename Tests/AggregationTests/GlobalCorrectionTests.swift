@@ -123,6 +123,26 @@ import UpdateCodec
         }
     }
 
+    @Test func roundsStaySegmentsBeyondTheSmallerSideUpToTheCap() throws {
+        var correction = GlobalCorrection(maps: testMaps)
+        var stacks: [AdapterState] = []
+        for round in 1...4 {
+            stacks.append(try Self.stack(ranks: [2, 2], seed: UInt64(round), maps: testMaps))
+            #expect(try correction.append(stacks[round - 1], round: round, cap: 16) == nil)
+        }
+        #expect(correction.ranks.allSatisfy { $0 == 16 } && correction.segments.count == 4)
+        for map in testMaps {
+            let closeness = Closeness(stackDelta(try #require(correction.state), map), Self.sum(stacks, map))
+            #expect(closeness.isWithin(norm: 1e-12), "\(map.name): \(closeness)")
+        }
+        // The next round leaves the smaller sides, without loss.
+        let fifth = try Self.stack(ranks: [2, 2], seed: 5, maps: testMaps)
+        let appended = try correction.append(fifth, round: 5, cap: 16)
+        let error = try #require(appended)
+        #expect(error < 1e-12)
+        #expect(correction.ranks == testMaps.map { min($0.outputs, $0.inputs) })
+    }
+
     @Test func theLargestEntryOfEachLeftVectorIsPositiveAndBothSidesCarryEqualMass() throws {
         var correction = GlobalCorrection(maps: Self.wide)
         _ = try correction.append(try Self.stack(ranks: [2, 4, 8], seed: 9), round: 1, cap: 6)

@@ -135,8 +135,7 @@ private final class CarelessCoordinator: ClientChannel {
         let stored = try #require(try rig.store.load())
         func kinds(_ round: Int) -> [StoredBlob.Kind]? { stored.adapters.first { $0.round == round }?.blobs.map(\.kind) }
         #expect(kinds(0) == [.state] && kinds(2) == [.state, .segment, .segment])
-        // Ranks of 18 are above a matrix: the correction is one segment again, and the head is not touched.
-        #expect(kinds(3) == [.state, .segment])
+        #expect(kinds(3) == [.state, .segment, .segment, .segment])
         let headCount = 3 * 16 + 3
         // The first head is derived from the seed by everybody; each later one is fetched by two clients, beside the stack of
         // the round before.
@@ -145,7 +144,7 @@ private final class CarelessCoordinator: ClientChannel {
         #expect(values(1) == 0)
         #expect(values(2) == 2 * (headCount + stack))
         let weights = try rig.service.weights(afterRound: 3)
-        #expect(weights.correction?.layout.tensors.map(\.rank) == [16, 16, 16, 16])
+        #expect(weights.correction?.layout.tensors.map(\.rank) == [18, 18, 18, 18])
         #expect(exportedHead(weights: weights).map(\.map) == ["classifier"])
     }
 

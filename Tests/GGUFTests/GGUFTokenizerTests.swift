@@ -90,17 +90,24 @@ import Training
         for (rank, merge) in merges.enumerated() {
             ranks[merge.replacing(" ", with: ""), default: rank] = min(rank, ranks[merge.replacing(" ", with: "")] ?? rank)
         }
-        let checkpoint = try write(
-            { model in
-                model.set("tokenizer.ggml.model", .text("llama"))
-                model.set("tokenizer.ggml.tokens", .texts(tokens))
-                model.set("tokenizer.ggml.token_type", .integers(kinds))
-                model.set("tokenizer.ggml.scores", .floats(tokens.map { -Float(ranks[$0] ?? merges.count) }))
-                model.set("tokenizer.ggml.bos_token_id", .uint32(1))
-                model.set("tokenizer.ggml.eos_token_id", .uint32(2))
-                model.set("tokenizer.ggml.unknown_token_id", .uint32(0))
-            }, vocabulary: tokens.count)
-        try expectGolden(name, try ModelText(checkpoint: checkpoint).tokenizer)
+        func checkpoint(_ scores: [Float]) throws -> CheckpointFolder {
+            try write(
+                { model in
+                    model.set("tokenizer.ggml.model", .text("llama"))
+                    model.set("tokenizer.ggml.tokens", .texts(tokens))
+                    model.set("tokenizer.ggml.token_type", .integers(kinds))
+                    model.set("tokenizer.ggml.scores", .floats(scores))
+                    model.set("tokenizer.ggml.bos_token_id", .uint32(1))
+                    model.set("tokenizer.ggml.eos_token_id", .uint32(2))
+                    model.set("tokenizer.ggml.unknown_token_id", .uint32(0))
+                }, vocabulary: tokens.count)
+        }
+        let scores = tokens.enumerated().map { id, token in -Float(ranks[token] ?? merges.count + id) }
+        try expectGolden(name, try ModelText(checkpoint: try checkpoint(scores)).tokenizer)
+        // A file whose scores say nothing: merges could be tried in any order.
+        let equal = try checkpoint([Float](repeating: -1000, count: tokens.count))
+        let failure = #expect(throws: Failure.self) { _ = try ModelText(checkpoint: equal) }
+        #expect(failure?.message.contains("have one score, -1000.0") == true)
     }
 
     @Test func `the golden files' tokenizers mark what begins and ends a text, and their chat templates are known`() throws {

@@ -227,10 +227,12 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
     }
 
     /// A correction of small rank, once as it is and once filled up with zeros until it is larger than its matrices.
-    @Test(arguments: [WeightForm.stored, .nf4])
-    func `a correction larger than its matrix is added to it, and computes the same`(form: WeightForm) throws {
+    @Test(arguments: [(WeightForm.stored, ComputeChoice.float32), (.nf4, .float32), (.nf4, .bfloat16)])
+    func `a correction larger than its matrix is added to it, and computes the same`(
+        form: WeightForm, compute: ComputeChoice
+    ) throws {
         let tiny = TinyModel()
-        let model = try tiny.load(form)
+        let model = try tiny.load(form, compute: compute)
         let specification = try AdapterSpecification(
             method: .lora, maps: model.linearMaps, rank: 3, alpha: 5, rankStabilized: false)
         func filledUp(_ weights: AdapterWeights) throws -> AdapterWeights {
@@ -259,9 +261,10 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
                 repeating: [Float](repeating: 0, count: branches.trainedLayout.parameterCount), count: 2)
             let first = try branches.lossAndGradient(batch, gradientScale: 1, gradient: &gradients[0]).loss
             let second = try summed.lossAndGradient(batch, gradientScale: 1, gradient: &gradients[1]).loss
-            #expect(abs(first - second) < 1e-6 * first && first != second)
+            let isExact = compute == .float32
+            #expect(abs(first - second) < (isExact ? 1e-6 : 1e-3) * first && first != second)
             let closeness = Closeness(gradients[1], gradients[0])
-            #expect(closeness.isWithin(norm: 1e-5), "\(closeness)")
+            #expect(closeness.isWithin(norm: isExact ? 1e-5 : 4e-2), "\(closeness)")
         }
     }
 }

@@ -1,5 +1,6 @@
 /// Bytes, checksums, digests and the seeded generator.
 
+import CCryptography
 import Primitives
 import TestSupport
 import Testing
@@ -13,6 +14,17 @@ import Testing
         #expect(CRC32C.checksum(Array("123456789".utf8)) == 0xE306_9283)
         let halves = CRC32C.checksum(Array("6789".utf8), continuing: CRC32C.checksum(Array("12345".utf8)))
         #expect(halves == 0xE306_9283)
+    }
+
+    @Test(arguments: [1, 2] as [UInt64]) func checksumByInstructionsIsThatInPlainC(seed: UInt64) {
+        var generator = SeededGenerator(seed: seed, purpose: "checksums")
+        for count in [0, 1, 7, 8, 9, 63, 64, 1000, 4099] {
+            let bytes = (0..<count).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+            let start = UInt32(truncatingIfNeeded: generator.next())
+            #expect(
+                tributary_crc32c(start, bytes, count) == tributary_crc32c_scalar(start, bytes, count),
+                "seed \(seed), \(count) bytes")
+        }
     }
 
     @Test func digestMatchesThePublishedVectorAndItsText() {

@@ -133,6 +133,39 @@ import Testing
         }
     }
 
+    @Test(arguments: [(70, 192), (33, 101)])
+    func `a sum is held in bfloat16 as products in bfloat16 read it in float32`(shape: (Int, Int)) throws {
+        let (rows, columns) = shape
+        let values = values(rows, columns)
+        let base = try #require(WeightFormat.named("nf4")).encoded(
+            try WeightSource(try stored(values, rows, columns, as: .f32), rows: rows, columns: columns))
+        let sums = ComputeType.allCases.map { type in
+            base.adding(as: type) { range, target in
+                for index in 0..<range.count * columns { target[index] += values[range.lowerBound * columns + index] / 3 }
+            }
+        }
+        let decoded = base.decoded()
+        for (type, sum) in zip(ComputeType.allCases, sums) {
+            #expect(sum.byteCount == QuantizedMatrix.sumByteCount(rows: rows, columns: columns, as: type))
+            let isRounded = type == .bfloat16
+            for (index, value) in sum.decoded().enumerated() {
+                let expected = decoded[index] + values[index] / 3
+                #expect(value == (isRounded ? Float(bitPattern: UInt32(bfloat16Bits(expected)) << 16) : expected))
+            }
+        }
+        for transposed in [false, true] {
+            let (n, k) = transposed ? (columns, rows) : (rows, columns)
+            let packed = sums.map { sum in
+                var packed = [UInt32](repeating: 0, count: ((n + 15) / 16 * 16 + 64) * ((k + 1) / 2))
+                packed.withUnsafeMutableBufferPointer {
+                    sum.pack(columns: 0..<n, over: 0..<k, transposed: transposed, into: $0.baseAddress!)
+                }
+                return packed
+            }
+            #expect(packed[0] == packed[1], "transposed \(transposed)")
+        }
+    }
+
     @Test func `names are unique, and plans and commands know every format with an encoder`() {
         let names = WeightFormat.all.map(\.name)
         #expect(Set(names).count == names.count)

@@ -1,5 +1,5 @@
-// The two primitives that everything trusts: SHA-256 (FIPS 180-4) under Primitives' Digest, and ChaCha20 (RFC 8439) under
-// Privacy's noise.
+// The primitives that everything trusts: SHA-256 (FIPS 180-4) under Primitives' Digest, ChaCha20 (RFC 8439) under Privacy's
+// noise, and CRC-32C (RFC 3720) under frames and encoded states.
 #ifndef TRIBUTARY_CCRYPTOGRAPHY_H
 #define TRIBUTARY_CCRYPTOGRAPHY_H
 #include <stddef.h>
@@ -21,5 +21,11 @@ void tributary_chacha20_blocks(const uint8_t key[32], uint64_t nonce, uint64_t c
 
 /// The same one block at a time.
 void tributary_chacha20_blocks_scalar(const uint8_t key[32], uint64_t nonce, uint64_t counter, uint8_t *out, size_t count);
+
+/// CRC-32C of the bytes behind those whose checksum is `crc`, 0 at the start, with the processor's instruction where it has one.
+uint32_t tributary_crc32c(uint32_t crc, const uint8_t *bytes, size_t count);
+
+/// The same in plain C.
+uint32_t tributary_crc32c_scalar(uint32_t crc, const uint8_t *bytes, size_t count);
 
 #endif
