@@ -1,9 +1,10 @@
 /// FLoRA's global correction: the stacks of all rounds, a frozen low-rank branch beside the base that is never merged
 /// into it, so that a quantized base stays exactly as it is.
 ///
-/// As long as the ranks add up to no more than the cap, each round is a segment of its own: a client that holds the first
-/// segments needs only the later ones, and the sum is exact. Beyond that, or where a round alone is above a matrix's smaller
-/// side, all segments become one, by a truncated singular value decomposition whose relative error is returned.
+/// As long as the ranks add up to no more than the cap and twice the matrix's smaller side, each round is a segment of its own: a
+/// client that holds the first segments needs only the later ones, and the sum is exact. Beyond that, or where a round alone is
+/// above a smaller side, all segments become one, by a truncated singular value decomposition whose relative error is returned.
+/// (One segment as soon as the smaller side is reached would be smaller, but everybody would fetch all of it in every round.)
 
 import Adapters
 import Checkpoints
@@ -54,12 +55,15 @@ public struct GlobalCorrection: Equatable, Sendable {
         maps.indices.map { map in segments.reduce(0) { $0 + $1.stack.layout.tensors[2 * map].rank } }
     }
 
+    /// The largest rank that a map's correction can have.
+    public static func largestRank(_ map: LinearMap, cap: Int) -> Int { min(cap, 2 * min(map.outputs, map.inputs)) }
+
     /// Adds a round's stack.
     ///
     /// - Parameters:
     ///   - stack: what `StackedFactors` returned, over the same maps
     ///   - round: its round
-    ///   - cap: the largest rank of the correction on any map; a decomposition leaves no more than the matrix's smaller side
+    ///   - cap: the largest rank of the correction on any map
     /// - Returns: nil if the stack was appended; if all was consolidated into one segment, the Frobenius norm of what
     ///   was cut off over that of the whole correction before, taken over all maps together.
     public mutating func append(_ stack: AdapterState, round: Int, cap: Int) throws(AggregationError) -> Double? {
@@ -69,7 +73,8 @@ public struct GlobalCorrection: Equatable, Sendable {
         // A segment's layout follows from one rank, which a matrix's smaller side limits.
         let fits = maps.indices.allSatisfy { index in
             let added = stack.layout.tensors[2 * index].rank
-            return ranks[index] + added <= cap && added <= min(maps[index].outputs, maps[index].inputs)
+            let side = min(maps[index].outputs, maps[index].inputs)
+            return added <= side && ranks[index] + added <= Self.largestRank(maps[index], cap: cap)
         }
         if fits {
             segments = candidate

@@ -167,7 +167,8 @@ final class AdapterBinding {
                         rank: ranks[0], scale: scales[0], a: a.pointer, b: b.pointer, core: core?.pointer, gradientA: a.gradient,
                         gradientB: b.gradient, gradientCore: core?.gradient, offset: offset)
                     if roleA == .stackA,
-                        Self.isSummed(rank: branch.rank, outputs: weight.rows, inputs: weight.columns, as: model.compute)
+                        branch.rank
+                            > Self.largestBranchRank(outputs: weight.rows, inputs: weight.columns, as: model.compute)
                     {
                         summed.append(
                             Summed(
@@ -230,7 +231,7 @@ final class AdapterBinding {
     /// The present values; the trained ones come first.
     var weights: AdapterWeights {
         var start = 0
-        let states = layouts.map { layout in
+        let states = layouts.prefix(correction == nil ? 3 : 2).map { layout in
             layout.map { layout in
                 defer { start += layout.parameterCount }
                 return AdapterState(
@@ -238,7 +239,7 @@ final class AdapterBinding {
                     values: Array(UnsafeBufferPointer(start: values.pointer + start, count: layout.parameterCount)))
             }
         }
-        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: correction ?? states[2])
+        return AdapterWeights(trained: states[0]!, frozen: states[1], correction: correction ?? states.last!)
     }
 
     func withTrainedValues(_ body: (UnsafeMutableBufferPointer<Float>) -> Void) {
@@ -270,9 +271,10 @@ final class AdapterBinding {
         }
     }
 
-    /// Whether a correction of this rank is added to its matrix: where the sum takes at most twice the memory of the branch.
-    static func isSummed(rank: Int, outputs: Int, inputs: Int, as type: ComputeType) -> Bool {
-        QuantizedMatrix.sumByteCount(rows: outputs, columns: inputs, as: type) <= 2 * 4 * rank * (outputs + inputs)
+    /// The largest rank of a correction that runs as a branch. Above it the sum takes at most twice the branch's memory, and much
+    /// less time: the correction is added to its matrix.
+    static func largestBranchRank(outputs: Int, inputs: Int, as type: ComputeType) -> Int {
+        (QuantizedMatrix.sumByteCount(rows: outputs, columns: inputs, as: type) - 1) / (2 * 4 * (outputs + inputs))
     }
 
     /// W + B A.

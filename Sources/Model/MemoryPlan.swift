@@ -104,16 +104,16 @@ public struct MemoryPlan: Sendable {
         var frozen = specification.frozenLayout?.parameterCount ?? 0
         var widths: [String: Int] = [:]
         for map in specification.maps {
-            let stack = training.correctionRank
+            // As a federation's correction is bounded: see `GlobalCorrection.largestRank`.
+            let stack = min(training.correctionRank, 2 * min(map.outputs, map.inputs))
             frozen += stack * (map.outputs + map.inputs)
-            let isSummed =
-                stack > 0
-                && AdapterBinding.isSummed(rank: stack, outputs: map.outputs, inputs: map.inputs, as: training.compute)
-            if isSummed {
+            let branch = AdapterBinding.largestBranchRank(outputs: map.outputs, inputs: map.inputs, as: training.compute)
+            if stack > branch {
                 held += QuantizedMatrix.sumByteCount(rows: map.outputs, columns: map.inputs, as: training.compute)
             }
+            // A correction that ends up in its matrix was a branch before.
             widths[map.layerPath, default: 0] +=
-                specification.rank * (specification.method == .loraSB ? 2 : 1) + (isSummed ? 0 : stack)
+                specification.rank * (specification.method == .loraSB ? 2 : 1) + min(stack, branch)
         }
         let width = widths.values.max() ?? 0
         let work: (sizes: RecordSizes, workspace: Int, head: Int)

@@ -15,6 +15,8 @@ final class ScriptedWork: LocalWork {
     let exampleCount: Int
     let hasEvaluationData: Bool
     private(set) var trained: [Int] = []
+    /// What it was given in each of these rounds.
+    private(set) var corrections: [AdapterState?] = []
 
     init(name: String, exampleCount: Int, hasEvaluationData: Bool) {
         self.name = name
@@ -30,6 +32,7 @@ final class ScriptedWork: LocalWork {
         _ assignment: TrainingAssignment, progress: (Int, Int) -> WorkInterruption?
     ) throws(WorkInterruption) -> TrainedResult {
         trained.append(assignment.round)
+        corrections.append(assignment.weights.correction)
         if let interruption = progress(1, 1) { throw interruption }
         var state = assignment.weights.trained
         var generator = SeededGenerator(
@@ -76,7 +79,8 @@ enum Scenario {
     }
 
     static func federation(
-        _ plan: FederationPlan, store: any FederationStore, folder: String? = nil, unsafeSeed: UInt64? = nil
+        _ plan: FederationPlan, store: any FederationStore, folder: String? = nil, unsafeSeed: UInt64? = nil,
+        watch: (ScriptedWork) -> Void = { _ in }
     ) throws -> SimulatedFederation {
         try plan.validate(maps: maps)
         let count = plan.minimumClients
@@ -89,8 +93,10 @@ enum Scenario {
             folder: { name in try folder.map { try ClientFolder(path: $0 + "/" + name) } }, unsafeSeed: unsafeSeed,
             stopwatch: { .zero }
         ) { name, index in
-            ScriptedWork(
+            let work = ScriptedWork(
                 name: name, exampleCount: exampleCounts[index % exampleCounts.count], hasEvaluationData: index == 0)
+            watch(work)
+            return work
         }
     }
 

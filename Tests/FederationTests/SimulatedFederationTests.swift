@@ -5,6 +5,7 @@ import CoordinatorCore
 import CoordinatorStore
 import Plan
 import Primitives
+import Simulation
 import TestSupport
 import Testing
 
@@ -93,6 +94,24 @@ import Testing
         #expect(adapters[2].blobs.map(\.rank) == [12])
         let error = try #require(adapters[2].truncationError)
         #expect(error > 0 && error < 1)
+    }
+
+    @Test(arguments: [128, 20, 12])
+    func everyClientTrainsWithTheCorrectionOfTheRoundBefore(cap: Int) throws {
+        // 8 ranks a round: segments to the end; two of them, then one; one of them.
+        var plan = Scenario.plan(.flora, clients: 4, rounds: 4)
+        plan.rankCap = cap
+        var works: [ScriptedWork] = []
+        let federation = try Scenario.federation(plan, store: MemoryFederationStore()) { works.append($0) }
+        try federation.run { _, _ in }
+        #expect(works.count == 4)
+        for work in works {
+            #expect(work.trained == [1, 2, 3, 4] && work.corrections[0] == nil)
+            for round in 1..<4 {
+                let expected = try federation.service.weights(afterRound: round).correction
+                #expect(expected != nil && work.corrections[round] == expected, "\(work.name), round \(round + 1)")
+            }
+        }
     }
 
     @Test func anotherPlanOnTheSameStateIsRefusedByTheKeysThatDiffer() throws {
