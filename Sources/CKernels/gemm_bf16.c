@@ -67,15 +67,6 @@ void tributary_bf16_round(int path, const float *x, long x_stride, long rows, lo
     round_scalar(x, x_stride, rows, columns, scale, out, out_stride);
 }
 
-void tributary_bf16_round_transposed(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
-                                     long out_stride) {
-    for (long column = 0; column < columns; column++) {
-        uint16_t *to = out + column * out_stride;
-        for (long row = 0; row < rows; row++) to[row] = bf16_from(scale * x[row * x_stride + column]);
-        if (rows & 1) to[rows] = 0;
-    }
-}
-
 // ---- the product -------------------------------------------------------------------------------------------------
 
 /// One row of C: the twin of the tile below, with the same operands and sums in the order of k.

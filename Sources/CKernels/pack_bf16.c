@@ -263,7 +263,52 @@ TARGET_BF16 static inline __m512i pair_floats(const tributary_floats_matrix *m, 
     }
 PACK_DENSE(pack_bf16_rows, pack_bf16_columns, tributary_halves_matrix, 2, load_halves, pair_halves)
 PACK_DENSE(pack_f32_rows, pack_f32_columns, tributary_floats_matrix, 4, load_floats, pair_floats)
+
+/// Columns c0 ..< c0 + 16 or fewer of 32 rows or fewer: pairs of rows, turned, are 32 values of each column.
+TARGET_BF16 static void round_transposed(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                                         long out_stride) {
+    const __m512 s = _mm512_set1_ps(scale);
+    const __m512i interleave = INTERLEAVE_WORDS;
+    for (long column = 0; column < columns; column += LANES) {
+        long width = columns - column < LANES ? columns - column : LANES;
+        __mmask16 inside = (__mmask16)((1u << width) - 1);
+        for (long row = 0; row < rows; row += 2 * LANES) {
+            __m512i v[LANES];
+            for (long i = 0; i < LANES; i++) {
+                long first = row + 2 * i;
+                __m512 a = first < rows ? _mm512_maskz_loadu_ps(inside, x + first * x_stride + column) : _mm512_setzero_ps();
+                __m512 b = first + 1 < rows ? _mm512_maskz_loadu_ps(inside, x + (first + 1) * x_stride + column) : _mm512_setzero_ps();
+                v[i] = pair_of(_mm512_mul_ps(a, s), _mm512_mul_ps(b, s), interleave);
+            }
+            transpose(v);
+            long pairs = rows - row >= 2 * LANES ? LANES : (rows - row + 1) / 2;
+            for (long i = 0; i < width; i++)
+                _mm512_mask_storeu_epi32(out + (column + i) * out_stride + row, (__mmask16)((1u << pairs) - 1), v[i]);
+        }
+    }
+}
 #endif
+
+static void round_transposed_scalar(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+                                    long out_stride) {
+    for (long column = 0; column < columns; column++) {
+        uint16_t *to = out + column * out_stride;
+        for (long row = 0; row < rows; row++) to[row] = bf16_from(scale * x[row * x_stride + column]);
+        if (rows & 1) to[rows] = 0;
+    }
+}
+
+void tributary_bf16_round_transposed(int path, const float *x, long x_stride, long rows, long columns, float scale,
+                                     uint16_t *out, long out_stride) {
+#if defined(__x86_64__)
+    if (tributary_bf16_supported(path)) {
+        round_transposed(x, x_stride, rows, columns, scale, out, out_stride);
+        return;
+    }
+#endif
+    (void)path;
+    round_transposed_scalar(x, x_stride, rows, columns, scale, out, out_stride);
+}
 
 void tributary_bf16_pack_4bit(int path, const tributary_4bit_matrix *matrix, int transposed, long n0, long n1, long k0,
                               long k1, uint32_t *out) {

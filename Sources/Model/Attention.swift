@@ -17,9 +17,13 @@ struct Attention {
     let headSize: Int
     /// Whether a query sees only keys up to its own place.
     var isCausal = true
+    /// Type of the products' operands; those of few keys are float32 anyway.
+    var compute = ComputeType.float32
 
     /// Queries of a tile.
     static let tileRows = 64
+    /// Keys from which on rounding and packing cost less than products in bfloat16 gain.
+    static let keysInHalves = 64
 
     var queryWidth: Int { headCount * headSize }
     var keyWidth: Int { keyValueHeadCount * headSize }
@@ -28,6 +32,25 @@ struct Attention {
 
     /// Floats from row to row of a tile that has room for `keys` scores: whole vectors.
     private static func stride(_ keys: Int) -> Int { (keys + 15) / 16 * 16 }
+
+    /// A head of one sequence for products in bfloat16; nil where they are float32.
+    private func halfHead(
+        _ head: Int, _ range: Range<Int>, past: Int, _ queries: UnsafePointer<Float>, _ keys: UnsafePointer<Float>,
+        _ values: UnsafePointer<Float>
+    ) -> HalfHead? {
+        guard compute == .bfloat16, past + range.count >= Self.keysInHalves else { return nil }
+        let place = range.lowerBound * keyWidth + head / group * headSize
+        return HalfHead(
+            size: headSize, width: queryWidth, keyWidth: keyWidth, scale: scale, isCausal: isCausal, count: range.count,
+            past: past, queries: queries + range.lowerBound * queryWidth + head * headSize, keys: keys + place,
+            values: values + place)
+    }
+
+    /// Bytes of scratch memory of one thread.
+    func scratchByteCount(keys: Int) -> Int {
+        compute == .bfloat16
+            ? HalfHead.scratchByteCount(keys: keys, size: headSize) : 4 * 2 * Self.tileRows * keys
+    }
 
     /// O of every sequence and head.
     ///
@@ -47,6 +70,12 @@ struct Attention {
         Parallel.forEach(count: sequences.count * headCount) { task in
             let range = sequences[task / headCount]
             let head = task % headCount
+            if let half = halfHead(head, range, past: past, queries, keys, values) {
+                half.forward(
+                    into: output + range.lowerBound * queryWidth + head * d,
+                    normalizers: normalizers.map { $0 + head * tokens + range.lowerBound })
+                return
+            }
             let column = head / group * d
             let k = keys + range.lowerBound * keyWidth + column
             let v = values + range.lowerBound * keyWidth + column
@@ -112,11 +141,19 @@ struct Attention {
         Parallel.forEach(count: sequences.count * headCount) { task in
             let range = sequences[task / headCount]
             let head = task % headCount
+            let dk = keyShares + range.lowerBound * width + head * d
+            let dv = valueShares + range.lowerBound * width + head * d
+            if let half = halfHead(head, range, past: 0, queries, keys, values) {
+                let place = range.lowerBound * width + head * d
+                half.backward(
+                    normalizers: normalizers + head * tokens + range.lowerBound,
+                    outputGradient: outputGradient + place, queryGradient: queryGradient + place, keyGradient: dk,
+                    valueGradient: dv)
+                return
+            }
             let column = head / group * d
             let k = keys + range.lowerBound * keyWidth + column
             let v = values + range.lowerBound * keyWidth + column
-            let dk = keyShares + range.lowerBound * width + head * d
-            let dv = valueShares + range.lowerBound * width + head * d
             // From the last tile to the first: the last covers every key, so that its product sets what others add to.
             let tiles = (range.count + Self.tileRows - 1) / Self.tileRows
             for tile in (0..<tiles).reversed() {

@@ -28,7 +28,7 @@ struct BlockShape {
         intermediate = configuration.intermediateSize
         attention = Attention(
             headCount: configuration.headCount, keyValueHeadCount: configuration.keyValueHeadCount,
-            headSize: configuration.headSize)
+            headSize: configuration.headSize, compute: compute)
         epsilon = configuration.rmsNormEpsilon
         self.projectionWidth = projectionWidth
         hasQueryKeyNorm = configuration.queryKeyNorm

@@ -24,7 +24,7 @@ struct EncoderShape {
         intermediate = configuration.intermediateSize
         attention = Attention(
             headCount: configuration.headCount, keyValueHeadCount: configuration.headCount, headSize: configuration.headSize,
-            isCausal: false)
+            isCausal: false, compute: compute)
         epsilon = configuration.encoder?.layerNormEpsilon ?? 0
         self.projectionWidth = projectionWidth
         self.compute = compute

@@ -201,11 +201,12 @@ enum HalfMaps {
             if branch.gradientA != nil {
                 let row = forA.prefix { $0 < index }.reduce(0) { $0 + branches[$1].branch.rank }
                 tributary_bf16_round_transposed(
-                    projectionGradients + first, r, range.count, r, 1, factors.pointer + row * factors.stride, factors.stride)
+                    path, projectionGradients + first, r, range.count, r, 1, factors.pointer + row * factors.stride,
+                    factors.stride)
             }
             if branch.gradientB != nil {
                 tributary_bf16_round_transposed(
-                    projections + second, r, range.count, r, branch.scale, factors.pointer + starts[index] * factors.stride,
+                    path, projections + second, r, range.count, r, branch.scale, factors.pointer + starts[index] * factors.stride,
                     factors.stride)
             }
             if let place = branch.gradientCore {

@@ -116,10 +116,13 @@ public struct MemoryPlan: Sendable {
                 specification.rank * (specification.method == .loraSB ? 2 : 1) + min(stack, branch)
         }
         let width = widths.values.max() ?? 0
-        let work: (sizes: RecordSizes, workspace: Int, head: Int)
+        let work: (sizes: RecordSizes, workspace: Int, head: Int, attention: Attention)
         if configuration.isEncoder {
             let shape = EncoderShape(configuration, projectionWidth: width, compute: training.compute)
-            work = (EncoderRecord.widths(shape).sizes(tokens: tokens), EncoderWorkspace.byteCount(shape, tokens: tokens), 0)
+            work = (
+                EncoderRecord.widths(shape).sizes(tokens: tokens), EncoderWorkspace.byteCount(shape, tokens: tokens), 0,
+                shape.attention
+            )
         } else {
             let readsAttended = specification.method == .lora && specification.maps.contains { $0.moduleName == "o_proj" }
             let shape = BlockShape(
@@ -128,14 +131,14 @@ public struct MemoryPlan: Sendable {
                 BlockRecord.widths(shape).sizes(tokens: tokens), BlockWorkspace.byteCount(shape, tokens: tokens),
                 LanguageHead.byteCount(
                     vocabulary: configuration.vocabularySize, hidden: configuration.hiddenSize, count: tokens,
-                    compute: training.compute)
+                    compute: training.compute), shape.attention
             )
         }
         let record = ActivationMemory.bytes(work.sizes, saved: training.savedActivations)
         let residuals = 4 * tokens * configuration.hiddenSize * (configuration.layerCount + 3)
         let state = 4 * tokens * configuration.hiddenSize * 4
         let threads = Parallel.threadCount
-        let scratch = threads * (ActivationMemory.scratchBytes + 4 * 2 * Attention.tileRows * training.sequenceLength)
+        let scratch = threads * (ActivationMemory.scratchBytes + work.attention.scratchByteCount(keys: training.sequenceLength))
         let fixed: [Part] = [
             Part(name: "program and libraries", bytes: Self.program, isMapped: false),
             Part(name: "weights of linear maps", bytes: held, isMapped: false),

@@ -146,7 +146,7 @@ private func rounded(_ values: [Float]) -> [Double] {
         let layout = reference.weights.trained.layout
         for (index, tensor) in layout.tensors.enumerated() {
             let closeness = Closeness(values[layout.range(index)], referenceValues[layout.range(index)])
-            #expect(closeness.isWithin(norm: 5e-2), "\(tensor.map) \(tensor.role): \(closeness)")
+            #expect(closeness.isWithin(norm: 8e-2), "\(tensor.map) \(tensor.role): \(closeness)")
         }
     }
 

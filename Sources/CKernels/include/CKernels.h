@@ -306,7 +306,7 @@ void tributary_bf16_round(int path, const float *x, long x_stride, long rows, lo
                           long out_stride);
 
 /// out[column][row] = bf16(scale x[row][column]); a zero stands behind an odd number of rows.
-void tributary_bf16_round_transposed(const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
+void tributary_bf16_round_transposed(int path, const float *x, long x_stride, long rows, long columns, float scale, uint16_t *out,
                                      long out_stride);
 
 /// Part of a sum over k: A [m, 2 pairs] of bf16, `a_stride` values from row to row, and B packed, of as many pairs.
