@@ -167,7 +167,12 @@ public struct PEFTAdapter: Sendable {
                 .badData,
                 "\(path) is not a list of \(last.outputs) labels, which the head beside it has: export the adapter again")
         }
-        return labels.compactMap { $0 }
+        let names = labels.compactMap { $0 }
+        if let repeated = firstRepeated(names) {
+            throw Failure(
+                .badData, "\(path) names \"\(repeated)\" twice: give every output of the head a label of its own")
+        }
+        return names
     }
 
     /// Compares the labels of the head's outputs, byte by byte, with those of the task that it is to be used for.
@@ -259,7 +264,12 @@ public struct PEFTAdapter: Sendable {
         return entries.sorted { order[$0.map]! < order[$1.map]! }
     }
 
-    /// Writes the folder; an adapter that was there is replaced in one step.
+    /// Writes the folder; an adapter that was there is replaced in one step. Parameters as those of `stage`.
+    public func write(folder: String, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []) throws(Failure) {
+        try putInPlace([try stage(folder: folder, maps: maps, extraFiles: extraFiles)])
+    }
+
+    /// Writes the folder beside its place, for `putInPlace`.
     ///
     /// All entries get one rank, the largest, padded with zeros where they are smaller. Entries of one rank and scale
     /// are written as they are, with `lora_alpha` = scale x r; others have their scale folded into B, with
@@ -267,7 +277,9 @@ public struct PEFTAdapter: Sendable {
     /// - Parameters:
     ///   - maps: the base's linear maps, so that `target_modules` can name modules that are adapted in every layer
     ///   - extraFiles: further files of the folder, such as a README
-    public func write(folder: String, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []) throws(Failure) {
+    public func stage(
+        folder: String, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []
+    ) throws(Failure) -> StagedFolder {
         guard let first = entries.first else { throw Failure(.internalError, "an adapter without factors cannot be written") }
         let isUniform = entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }
         let rank = entries.reduce(0) { max($0, $1.rank) }
@@ -281,7 +293,7 @@ public struct PEFTAdapter: Sendable {
         let configuration = PEFTConfiguration.text(
             rank: rank, alpha: alpha, targetModules: targetModules(maps), savedModules: modules,
             task: head.isEmpty ? "CAUSAL_LM" : headPlace == .file ? "FEATURE_EXTRACTION" : "SEQ_CLS", baseModel: baseModel)
-        try writeFolder(folder, replacing: Self.isOurs) { (temporary) throws(Failure) in
+        return try stageFolder(folder, replacing: Self.isOurs) { (temporary) throws(Failure) in
             try writeFile(temporary + "/adapter_config.json", Array(configuration.utf8))
             let prefix = "base_model.model."
             let writer = try SafetensorsWriter(

@@ -97,9 +97,15 @@ extension ModelConfiguration {
     }
 }
 
-/// The path from the root, links resolved; as given if that fails.
+/// The path from the root, links resolved; what is not there yet, as it is written.
 public func absolutePath(_ path: String) -> String {
-    guard let resolved = realpath(path, nil) else { return path }
-    defer { free(resolved) }
-    return String(cString: resolved)
+    if let resolved = realpath(path, nil) {
+        defer { free(resolved) }
+        return String(cString: resolved)
+    }
+    let parts = path.split(separator: "/")
+    guard let last = parts.last, path != "." else { return path }
+    let folder = (path.hasPrefix("/") ? "/" : "") + parts.dropLast().joined(separator: "/")
+    let place = absolutePath(folder.isEmpty ? "." : folder)
+    return (place == "/" ? "" : place) + "/" + last
 }

@@ -15,6 +15,8 @@ public final class CheckpointFolder: Sendable {
     private let tensors: [String: StoredTensor]
     private let fourBitMaps: Set<String>
     private let byteMaps: Set<String>
+    /// Maps whose weights bitsandbytes packed and that this model does not compute with, such as a bare encoder's pooler.
+    public let unusedPackedMaps: [LinearMap]
     /// Nil for a folder.
     let gguf: GGUFModel?
     /// Outputs of the classifier that the checkpoint itself holds; nil for none.
@@ -69,22 +71,24 @@ public final class CheckpointFolder: Sendable {
                 )
             }
         }
-        for (name, shape) in configuration.denseTensors { try check(name, shape) }
+        let pooler = configuration.pooler
+        for (name, shape) in configuration.denseTensors {
+            // The pooler may be packed: it comes below.
+            if let pooler, name.hasPrefix(pooler.name + ".") { continue }
+            try check(name, shape)
+        }
         var fourBitMaps: Set<String> = []
         var byteMaps: Set<String> = []
-        for map in configuration.linearMaps {
+        func checkWeight(of map: LinearMap) throws(Failure) {
             let name = map.name + ".weight"
             guard let tensor = tensors[name] else { throw missing(name) }
             if tensor.dtype == .i8, configuration.quantization != nil {
                 try Self.checkBytes(map, tensor, tensors)
                 byteMaps.insert(map.name)
-                continue
+                return
             }
             let isPacked = tensors.keys.contains(name + ".absmax") || tensor.dtype == .u8
-            guard isPacked else {
-                try check(name, [map.outputs, map.inputs])
-                continue
-            }
+            guard isPacked else { return try check(name, [map.outputs, map.inputs]) }
             guard configuration.quantization != nil else {
                 throw Failure(
                     .badData,
@@ -93,13 +97,38 @@ public final class CheckpointFolder: Sendable {
             try Self.checkPacked(map, tensor, tensors)
             fourBitMaps.insert(map.name)
         }
-        self.fourBitMaps = fourBitMaps
-        self.byteMaps = byteMaps
-        headLabelCount = configuration.head(labelCount: 1).last.flatMap { tensors[$0.name + ".weight"]?.shape.first }
-        for map in headLabelCount.map(configuration.head) ?? [] {
-            try check(map.name + ".weight", [map.outputs, map.inputs])
+        for map in configuration.linearMaps { try checkWeight(of: map) }
+        // transformers 5.23 packs the pooler and the head too; other versions may leave the head as it is.
+        if let pooler {
+            try checkWeight(of: pooler)
+            try check(pooler.name + ".bias", [pooler.outputs])
+        }
+        var labelCount: Int?
+        if let last = configuration.head(labelCount: 1).last, tensors[last.name + ".weight"] != nil {
+            // Of a packed weight, only the bias shows how many outputs it has.
+            guard let bias = tensors[last.name + ".bias"] else { throw missing(last.name + ".bias") }
+            labelCount = bias.shape.first
+        }
+        headLabelCount = labelCount
+        for map in labelCount.map(configuration.head) ?? [] {
+            try checkWeight(of: map)
             try check(map.name + ".bias", [map.outputs])
         }
+        var unused: [LinearMap] = []
+        if configuration.quantization != nil {
+            // One that is damaged counts as none: nobody reads it.
+            let used = configuration.linearMaps + (pooler.map { [$0] } ?? []) + (labelCount.map(configuration.head) ?? [])
+            let names = Set(used.map(\.name))
+            for map in Self.packedMaps(tensors) where !names.contains(map.name) {
+                guard (try? checkWeight(of: map)) != nil, fourBitMaps.contains(map.name) || byteMaps.contains(map.name) else {
+                    continue
+                }
+                unused.append(map)
+            }
+        }
+        unusedPackedMaps = unused
+        self.fourBitMaps = fourBitMaps
+        self.byteMaps = byteMaps
         guard gguf != nil else { return }
         // A folder may hold what nobody reads; what a GGUF file holds is computed with.
         let read = Set(configuration.denseTensors.map(\.name) + configuration.linearMaps.map { $0.name + ".weight" })
@@ -205,6 +234,27 @@ public final class CheckpointFolder: Sendable {
             tensors[entry.key] = tensor
         }
         return (shards.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }.map { path + "/" + $0 }, tensors)
+    }
+
+    /// Every linear map whose weight has bitsandbytes' tensors beside it, with the shape that these tell, sorted by name.
+    private static func packedMaps(_ tensors: [String: StoredTensor]) -> [LinearMap] {
+        var maps: [String: LinearMap] = [:]
+        for (name, tensor) in tensors {
+            var shape: [Int] = []
+            var map = name
+            if name.hasSuffix(".SCB") {
+                map = String(name.dropLast(".SCB".count))
+                shape = tensors[map + ".weight"].flatMap { $0.dtype == .i8 ? $0.shape : nil } ?? []
+            } else if let suffix = ["nf4", "fp4"].map({ ".weight.quant_state.bitsandbytes__" + $0 }).first(where: name.hasSuffix)
+            {
+                map = String(name.dropLast(suffix.count))
+                let state = try? JSONValue(parsing: Array(tensor.bytes))
+                shape = state?["shape"]?.elements?.compactMap(\.int) ?? []
+            }
+            guard shape.count == 2, shape.allSatisfy({ 1...1 << 24 ~= $0 }) else { continue }
+            maps[map] = LinearMap(name: map, outputs: shape[0], inputs: shape[1])
+        }
+        return maps.values.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
     }
 
     /// Signed bytes with a scale for each row (bitsandbytes, `Linear8bitLt`; other orders of bytes are of old GPUs).

@@ -32,42 +32,86 @@ public func listFolder(_ path: String) throws(Failure) -> [String] {
 public func writeFolder(
     _ path: String, replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
 ) throws(Failure) {
-    let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
-    try checkReplaceable(path, replacing: isOurs)
-    if let slash = path.lastIndex(of: "/"), slash != path.startIndex { makeFolders(String(path[..<slash])) }
-    let temporary = "\(path).tmp-\(getpid())"
-    removeFlatFolder(temporary)
-    guard mkdir(temporary, 0o755) == 0 else {
-        throw Failure(.cannotCreate, "the folder \(path) cannot be made: \(systemMessage(errno))")
+    try putInPlace([try stageFolder(path, replacing: isOurs, body)])
+}
+
+/// A folder that was written beside its place: `putInPlace` puts it there, `discard` removes it.
+public struct StagedFolder: Sendable {
+    public let path: String
+    private let temporary: String
+    /// Where what it replaces stands aside, to come back if anything fails.
+    private let old: String
+
+    fileprivate init(path: String) {
+        self.path = path
+        temporary = "\(path).tmp-\(getpid())"
+        old = "\(path).old-\(getpid())"
     }
-    do {
-        try body(temporary)
+
+    fileprivate func write(
+        replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
+    ) throws(Failure) {
         try checkReplaceable(path, replacing: isOurs)
-    } catch {
+        if let slash = path.lastIndex(of: "/"), slash != path.startIndex { makeFolders(String(path[..<slash])) }
         removeFlatFolder(temporary)
-        // People know the folder by its name.
-        throw Failure(error.status, error.message.replacing(temporary, with: path))
+        guard mkdir(temporary, 0o755) == 0 else {
+            throw Failure(.cannotCreate, "the folder \(path) cannot be made: \(systemMessage(errno))")
+        }
+        do {
+            try body(temporary)
+            try checkReplaceable(path, replacing: isOurs)
+        } catch {
+            discard()
+            // People know the folder by its name.
+            throw Failure(error.status, error.message.replacing(temporary, with: path))
+        }
     }
-    if fileExists(path) {
-        // Two renames: the old folder stands aside for the moment between them, and comes back if the second fails.
-        let old = "\(path).old-\(getpid())"
-        guard rename(path, old) == 0 else {
-            let failure = Failure(.cannotCreate, "the folder \(path) cannot be replaced: \(systemMessage(errno))")
-            removeFlatFolder(temporary)
-            throw failure
+
+    fileprivate func put() throws(Failure) {
+        let isReplacing = fileExists(path)
+        guard !isReplacing || rename(path, old) == 0 else {
+            throw Failure(.cannotCreate, "the folder \(path) cannot be replaced: \(systemMessage(errno))")
         }
         guard rename(temporary, path) == 0 else {
             let failure = Failure(.cannotCreate, "the folder \(path) cannot be put in place: \(systemMessage(errno))")
-            rename(old, path)
-            removeFlatFolder(temporary)
+            if isReplacing { rename(old, path) }
             throw failure
         }
-        removeFlatFolder(old)
-    } else if rename(temporary, path) != 0 {
-        let failure = Failure(.cannotCreate, "the folder \(path) cannot be put in place: \(systemMessage(errno))")
-        removeFlatFolder(temporary)
-        throw failure
     }
+
+    /// Undoes `put`.
+    fileprivate func takeBack() {
+        rename(path, temporary)
+        if fileExists(old) { rename(old, path) }
+    }
+
+    fileprivate func removeOld() { removeFlatFolder(old) }
+
+    /// Removes what was written.
+    public func discard() { removeFlatFolder(temporary) }
+}
+
+/// Writes a folder of files beside its place, as `writeFolder` does, and leaves it there.
+public func stageFolder(
+    _ path: String, replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
+) throws(Failure) -> StagedFolder {
+    let folder = StagedFolder(path: path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path)
+    try folder.write(replacing: isOurs, body)
+    return folder
+}
+
+/// Puts folders in their places, each in one step; if one cannot be, what was there before is back, and nothing is kept of any.
+public func putInPlace(_ folders: [StagedFolder]) throws(Failure) {
+    for (index, folder) in folders.enumerated() {
+        do {
+            try folder.put()
+        } catch {
+            for done in folders[..<index].reversed() { done.takeBack() }
+            for folder in folders { folder.discard() }
+            throw error
+        }
+    }
+    for folder in folders { folder.removeOld() }
 }
 
 /// - Throws: `Failure(.cannotCreate)` if something stands at `path` that `writeFolder` would not replace.

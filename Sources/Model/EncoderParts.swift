@@ -36,7 +36,7 @@ struct EncoderParts: Sendable {
                 bias: try source.floats(name + "." + encoder.normBiasName))
         }
         func linear(_ map: LinearMap) throws(Failure) -> (weight: [Float], bias: [Float]) {
-            (try source.floats(map.name + ".weight"), try source.floats(map.name + ".bias"))
+            (try source.weight(map), try source.floats(map.name + ".bias"))
         }
         embeddingNorm = try norm(path + "LayerNorm")
         var norms: [(attention: LayerNorm, output: LayerNorm)] = []

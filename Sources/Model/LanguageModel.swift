@@ -49,8 +49,8 @@ public final class LanguageModel: Sendable {
     /// What the products with these weights are computed in.
     public let compute: ComputeType
 
-    /// Loads a checkpoint, quantizing its linear maps where `quantization` asks for it. Embeddings, pooler and head stay as
-    /// they are stored.
+    /// Loads a checkpoint, quantizing its linear maps where `quantization` asks for it. Embeddings and a
+    /// causal head stay as they are stored; pooler and classifier are decoded to float32.
     ///
     /// - Parameters:
     ///   - compute: what products are computed in; `auto` is decided by the processor and by `quantization`
@@ -160,7 +160,19 @@ struct WeightSource {
 
     /// - Throws: `Failure` if a value is not finite
     func floats(_ name: String) throws(Failure) -> [Float] {
-        let values = try checkpoint.tensor(name).floats()
+        try finite(name, try checkpoint.tensor(name).floats())
+    }
+
+    /// The weight `[outputs, inputs]` of a map that is held as floats, decoded if the checkpoint has it packed.
+    ///
+    /// - Throws: `Failure` if a value is not finite
+    func weight(_ map: LinearMap) throws(Failure) -> [Float] {
+        let name = map.name + ".weight"
+        guard checkpoint.isQuantized(map.name) else { return try floats(name) }
+        return try finite(name, try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored).decoded())
+    }
+
+    private func finite(_ name: String, _ values: [Float]) throws(Failure) -> [Float] {
         if let index = values.firstIndex(where: { !$0.isFinite }) {
             throw Failure(
                 .badData, "\(checkpoint.path): tensor \(name) holds \(values[index]) at \(index); fetch the checkpoint again")

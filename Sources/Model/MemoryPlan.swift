@@ -90,6 +90,7 @@ public struct MemoryPlan: Sendable {
                 mapped += try checkpoint.tensor(tensor).range.count
             }
         }
+        if let pooler = configuration.pooler, checkpoint.isQuantized(pooler.name) { held += 4 * pooler.outputs * pooler.inputs }
         for (name, shape) in configuration.denseTensors where shape.count == 2 {
             let bytes = try checkpoint.tensor(name).range.count
             let isRead =

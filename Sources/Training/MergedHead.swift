@@ -51,8 +51,8 @@ struct MergedHead {
         return nil
     }
 
-    /// config.json with the class that has the head, where there is one, and the labels of the head: the adapter's names, those
-    /// that config.json has, or else LABEL_0, LABEL_1, ...
+    /// config.json with the class that has the head, where there is one, and the labels of the head: the adapter's names, or
+    /// LABEL_0, LABEL_1, ... where nobody knows them; those of the base need not be what the adapter was trained for.
     func configure(_ json: JSONValue) -> JSONValue {
         guard let count = entries.last?.outputs, let encoder = configuration.encoder else { return json }
         var json = json
@@ -60,8 +60,7 @@ struct MergedHead {
             let family = configuration.architecture == .bert ? "Bert" : "Roberta"
             json.set("architectures", .array([.string(family + "ForSequenceClassification")]))
         }
-        var names = labels.count == count ? labels : encoder.labels
-        if names.count != count { names = (0..<count).map { "LABEL_\($0)" } }
+        let names = labels.count == count ? labels : (0..<count).map { "LABEL_\($0)" }
         json.set("id2label", .object(names.enumerated().map { .init(String($0), .string($1)) }))
         json.set("label2id", .object(names.enumerated().map { .init($1, .integer($0)) }))
         return json

@@ -28,7 +28,10 @@ public enum ModelFolderWriting {
         progress: @escaping (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) {
         let maps = checkpoint.configuration.linearMaps
-        let byMap = Dictionary(uniqueKeysWithValues: maps.map { ($0.name, $0) })
+        // Beside the blocks' maps, those that the base may have packed: without quantization_config they have to be dense.
+        let ownHead = checkpoint.headLabelCount.map(checkpoint.configuration.head) ?? []
+        let others = (checkpoint.configuration.pooler.map { [$0] } ?? []) + ownHead + checkpoint.unusedPackedMaps
+        let byMap = Dictionary(uniqueKeysWithValues: (maps + others).map { ($0.name, $0) })
         let entries = Dictionary(uniqueKeysWithValues: try adapter.entries(for: maps).map { ($0.map, $0) })
         var configuration = try configurationFile(checkpoint)
         if checkpoint.configuration.quantization != nil {
@@ -50,7 +53,7 @@ public enum ModelFolderWriting {
             }
         }
         declarations += head.declarations
-        try write(checkpoint, output, configuration, declarations.map { [$0] }, progress: progress) {
+        let folder = try stage(checkpoint, output, configuration, declarations.map { [$0] }, progress: progress) {
             (index, writer) throws(Failure) in
             let declaration = declarations[index]
             let name = declaration.name
@@ -69,6 +72,7 @@ public enum ModelFolderWriting {
                 try copy(try checkpoint.tensor(name), writer)
             }
         }
+        try putInPlace([folder])
     }
 
     /// Files beside the weights that belong to a model: tokenizer, templates, licences.
@@ -81,16 +85,16 @@ public enum ModelFolderWriting {
     /// A file of weights holds no more, unless one tensor needs it; as Hugging Face's tools cut them.
     static let shardBytes = 5_000_000_000
 
-    /// The folder with its small files, around the writing of its weights.
+    /// The folder with its small files, around the writing of its weights, beside its place.
     ///
     /// - Parameters:
     ///   - groups: tensors that stay in one file, in the order in which they are written
     ///   - body: writes the tensors of a group
-    static func write(
+    static func stage(
         _ checkpoint: CheckpointFolder, _ output: String, _ configuration: JSONValue, _ groups: [[TensorDeclaration]],
         shardBytes: Int = shardBytes, progress: (WritingProgress) -> Bool,
         _ body: (_ group: Int, SafetensorsWriter) throws(Failure) -> Void
-    ) throws(Failure) {
+    ) throws(Failure) -> StagedFolder {
         let sizes = groups.map { $0.reduce(0) { $0 + $1.byteCount } }
         let total = sizes.reduce(0, +)
         var shards: [Range<Int>] = []
@@ -107,7 +111,7 @@ public enum ModelFolderWriting {
         let files = shards.indices.map { index in
             shards.count == 1 ? "model.safetensors" : "model-\(digits(index + 1))-of-\(digits(shards.count)).safetensors"
         }
-        try writeFolder(output, replacing: { _ in false }) { (folder) throws(Failure) in
+        return try stageFolder(output, replacing: { _ in false }) { (folder) throws(Failure) in
             for name in try checkpoint.companionNames() where isCompanion(name) {
                 if let bytes = try checkpoint.companion(name) { try writeFile(folder + "/" + name, bytes) }
             }

@@ -47,15 +47,18 @@ public struct ModelQuantization: Sendable {
     ///
     /// - Parameters:
     ///   - output: a folder that does not exist yet, or is empty
+    ///   - startFolder: for the start's adapter, in PEFT's format; both folders are put in place, or neither
     ///   - progress: false stops; nothing is kept
     /// - Throws: `Failure` if the checkpoint is quantized, the folder exists, or a weight is not finite
     public func write(
-        _ checkpoint: CheckpointFolder, to output: String, progress: (WritingProgress) -> Bool = { _ in true }
+        _ checkpoint: CheckpointFolder, to output: String, startFolder: String? = nil,
+        progress: (WritingProgress) -> Bool = { _ in true }
     ) throws(Failure) -> Outcome {
         guard checkpoint.configuration.quantization == nil else {
             throw Failure(.usage, "\(checkpoint.path) is quantized already: give the folder of the unquantized model")
         }
-        let maps = Dictionary(uniqueKeysWithValues: checkpoint.configuration.linearMaps.map { ($0.name + ".weight", $0) })
+        let maps = checkpoint.configuration.linearMaps
+        let byTensor = Dictionary(uniqueKeysWithValues: maps.map { ($0.name + ".weight", $0) })
         var computeType = TensorType.f32
         let names = checkpoint.tensorNames
         var groups: [[TensorDeclaration]] = []
@@ -64,7 +67,7 @@ public struct ModelQuantization: Sendable {
             guard !tensor.dtype.isBlocks else {
                 throw Failure(.usage, "\(checkpoint.path) is quantized already: give a model that is not")
             }
-            if maps[name] != nil {
+            if byTensor[name] != nil {
                 computeType = tensor.dtype
                 groups.append(
                     FourBitCodes.declarations(
@@ -83,11 +86,11 @@ public struct ModelQuantization: Sendable {
                 format: format.name, computeType: computeType, nested: nested, skippedModules: skipped))
         var errors: [String: QuantizationStart.MapError] = [:]
         var entries: [String: PEFTAdapter.Entry] = [:]
-        try ModelFolderWriting.write(
+        let folder = try ModelFolderWriting.stage(
             checkpoint, output, configuration, groups, shardBytes: shardBytes, progress: progress
         ) { (index, writer) throws(Failure) in
             let tensor = try checkpoint.tensor(names[index])
-            guard let map = maps[names[index]] else { return try ModelFolderWriting.copy(tensor, writer) }
+            guard let map = byTensor[names[index]] else { return try ModelFolderWriting.copy(tensor, writer) }
             let codes: FourBitCodes
             if let start, start.maps.contains(map) {
                 let made = try quantize(tensor, map, start)
@@ -105,8 +108,21 @@ public struct ModelQuantization: Sendable {
                 try writer.append(part.declaration.name, bytes: part.bytes)
             }
         }
-        let order = checkpoint.configuration.linearMaps.map(\.name)
-        return Outcome(errors: order.compactMap { errors[$0] }, entries: order.compactMap { entries[$0] })
+        let outcome = Outcome(errors: maps.compactMap { errors[$0.name] }, entries: maps.compactMap { entries[$0.name] })
+        guard let startFolder else {
+            try putInPlace([folder])
+            return outcome
+        }
+        let adapter: StagedFolder
+        do {
+            let start = PEFTAdapter(entries: outcome.entries, baseModel: absolutePath(output))
+            adapter = try start.stage(folder: startFolder, maps: maps)
+        } catch {
+            folder.discard()
+            throw error
+        }
+        try putInPlace([folder, adapter])
+        return outcome
     }
 
     private func quantize(

@@ -129,6 +129,18 @@ import Testing
         try adapter([], head: []).checkLabels([])
     }
 
+    @Test func `labels that are not distinct are refused with the file and the label`() throws {
+        func write(_ labels: [String]) throws {
+            try PEFTAdapter(entries: maps.map(entry), head: head, labels: labels).write(folder: folder.file("l"), maps: maps)
+        }
+        // Equal to a reader, and not to a computer.
+        try write(["\u{e9}", "e\u{301}"])
+        #expect(try PEFTAdapter(folder: folder.file("l")).labels.count == 2)
+        try write(["yes", "yes"])
+        let failure = #expect(throws: Failure.self) { try PEFTAdapter(folder: folder.file("l")) }
+        #expect(failure?.message.contains("l/labels.json names \"yes\" twice") == true, "\(failure?.message ?? "")")
+    }
+
     @Test func `damaged heads and other saved modules are refused by name`() throws {
         try PEFTAdapter(entries: [entry(maps[0])], head: head).write(folder: folder.file("b"), maps: maps)
         let file = try SafetensorsFile(path: folder.file("b/adapter_model.safetensors"))

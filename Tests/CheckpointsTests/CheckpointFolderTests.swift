@@ -223,4 +223,31 @@ import Testing
         #expect(failure?.message.contains("thesis.txt") == true)
         #expect(try listFolder(folder.path) == ["out"])
     }
+
+    @Test func twoFoldersArePutInPlaceTogetherOrNeither() throws {
+        func stage(_ name: String, _ byte: UInt8) throws -> StagedFolder {
+            try stageFolder(folder.file(name), replacing: { $0 == "file" }) { (temporary) throws(Failure) in
+                try writeFile(temporary + "/file", [byte])
+            }
+        }
+        for byte: UInt8 in [1, 2] {
+            let both = [try stage("a", byte), try stage("b", byte)]
+            try putInPlace(both)
+            for name in ["a", "b"] { #expect(try readFile(folder.file(name + "/file")) == [byte]) }
+        }
+        // The last one's bytes are lost before it can be put in place: one folder was there before, one was not.
+        let staged = [try stage("a", 3), try stage("new", 3), try stage("b", 3)]
+        staged[2].discard()
+        let failure = #expect(throws: Failure.self) { try putInPlace(staged) }
+        #expect(failure?.status == .cannotCreate && failure?.message.contains(folder.file("b")) == true)
+        for name in ["a", "b"] { #expect(try readFile(folder.file(name + "/file")) == [2]) }
+        #expect(try listFolder(folder.path) == ["a", "b"])
+    }
+
+    @Test func aPathIsAbsoluteBeforeAnythingIsThere() throws {
+        let place = absolutePath(folder.path)
+        #expect(absolutePath(folder.file("new/folder")) == place + "/new/folder")
+        #expect(absolutePath(folder.path + "/") == place && absolutePath("/nowhere-at-all") == "/nowhere-at-all")
+        #expect(absolutePath("nowhere-at-all") == absolutePath(".") + "/nowhere-at-all")
+    }
 }

@@ -82,12 +82,63 @@ private struct Place {
         }
         // A head whose labels nobody knows is taken at the word of who names them.
         try FileManager.default.removeItem(atPath: tuned + "/labels.json")
-        for arguments in [place.train("x", ["--init-adapter", tuned]), place.simulate("y", small)] {
+        for arguments in [
+            place.train("x", ["--init-adapter", tuned]), place.simulate("y", small), place.evaluate(["--adapter", tuned]),
+        ] {
             let refused = try workplace.run(arguments)
             #expect(refused.status != 0 && refused.errors.contains("no labels.json"), "\(arguments): \(refused.errors)")
             let named = try workplace.run(arguments + ["--labels", "animal,fruit,tool"])
             #expect(named.status == 0, "\(arguments): \(named.errors)")
         }
+        try workplace.write(tuned + "/labels.json", #"["animal", "tool", "animal"]"#)
+        let repeated = try workplace.run(place.evaluate(["--adapter", tuned]))
+        #expect(
+            repeated.status != 0 && repeated.errors.contains(#"labels.json names "animal" twice"#), "\(repeated.errors)")
+    }
+
+    @Test func labelsOfACheckpointsOwnHeadAreItsOwn() throws {
+        let place = try Place()
+        let workplace = place.place
+        func name(_ labels: [String]) throws {
+            var json = try JSONValue(parsing: workplace.bytes(place.model + "/config.json"))
+            json.set("id2label", .object(labels.enumerated().map { .init(String($0), .string($1)) }))
+            try workplace.write(place.model + "/config.json", json.compact)
+        }
+        func refusal(_ more: [String]) throws -> String {
+            let finished = try workplace.run(place.evaluate(more))
+            #expect(finished.status != 0, "\(more)")
+            return finished.errors
+        }
+        let inOrder = ["--labels", TinyEncoder.labels.joined(separator: ",")]
+        // LABEL_0 and so on say nothing: whoever names the labels knows them.
+        let told = try workplace.json(place.evaluate(inOrder))
+        #expect(try refusal(["--labels", "LABEL_1,LABEL_0,LABEL_2"]).contains("output 0 is \"LABEL_0\", not \"LABEL_1\""))
+        try name(TinyEncoder.labels)
+        #expect(try workplace.json(place.evaluate([]))["accuracy"] == told["accuracy"])
+        #expect(try workplace.json(place.evaluate(inOrder))["accuracy"] == told["accuracy"])
+        for labels in ["fruit,tool,animal", "animal,tool,fruit", "animal,fruit,tools"] {
+            let sentence = try refusal(["--labels", labels])
+            #expect(sentence.contains("another order") && sentence.contains("leave --labels out"), "\(labels): \(sentence)")
+        }
+        #expect(try refusal(["--labels", "animal,fruit,tool,toy"]).contains("tells 3 labels apart, not the 4 of --labels"))
+        // What nobody uses may be wrong.
+        try name(["animal", "fruit", "animal"])
+        let sentence = try refusal([])
+        #expect(sentence.contains(#"config.json: id2label names "animal" twice"#), "\(sentence)")
+        let trained = try workplace.run(place.train("tuned", ["--steps", "1"]))
+        #expect(trained.status == 0, "\(trained.errors)")
+        #expect(try workplace.run(place.evaluate(["--adapter", workplace.file("tuned")])).status == 0)
+    }
+
+    @Test func aStartIsReportedWithoutPerplexity() throws {
+        let place = try Place()
+        let report = ["model", "start-report", "--model", place.model, "--quantize", "nf4", "--rank", "8"]
+        let result = try place.place.json(report)
+        let (plain, started) = (result["relative_error"]?.double ?? 0, result["relative_error_with_start"]?.double ?? 9)
+        #expect(0 < started && started < plain && plain < 0.2)
+        #expect(result["format"]?.text == "nf4" && result["perplexity"]?.isNull == true)
+        let refused = try place.place.run(report + ["--data", place.data])
+        #expect(refused.status == ExitStatus.usage.rawValue && refused.errors.contains("leave --data out"), "\(refused.errors)")
     }
 
     @Test func aSimulationFillsInItsLabelsAndTellsAccuracy() throws {

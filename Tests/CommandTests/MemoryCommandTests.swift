@@ -84,7 +84,7 @@ import Testing
         ] {
             try expectUsage(quantize + [option, value], "\(option) means nothing without --start")
         }
-        for output in ["out", "out/", "./out"] {
+        for output in ["out", "out/", "./out", "out/start"] {
             try expectUsage(
                 quantize + ["--start", "lq", "--start-output", place.file(output)], "--start-output is --output or a folder")
         }

@@ -126,8 +126,32 @@ import Testing
             "model", "eval", "--model", place.file("fp4"), "--adapter", place.file("start"), "--data", place.data,
         ])
         #expect(loss["loss"]?.double != nil)
+        // Without data the weights' errors are the same, and no model is loaded.
+        let weightsAlone = try place.json([
+            "model", "start-report", "--model", place.model, "--quantize", "nf4", "--rank", "8",
+        ])
+        for key in ["relative_error", "relative_error_with_start", "maps", "format"] {
+            #expect(weightsAlone[key] == report[key], "\(key)")
+        }
+        #expect(weightsAlone["perplexity"]?.isNull == true)
         let exact = try place.run(["model", "start-report", "--model", place.model, "--rank", "8"])
         #expect(exact.status == ExitStatus.usage.rawValue && exact.sentence.contains("holds its weights exactly"))
+    }
+
+    @Test func aStartThatCannotBeWrittenLeavesNoModelBehind() throws {
+        let quantize = [
+            "model", "quantize", "--model", place.model, "--quantize", "nf4", "--output", place.file("base"), "--start", "lq",
+            "--rank", "4", "--steps", "1", "--start-output",
+        ]
+        // Within a file there is no place for a folder.
+        let refused = try place.run(quantize + [place.data + "/start"])
+        #expect(refused.status == ExitStatus.cannotCreate.rawValue, "\(refused.errors)")
+        #expect(!place.exists(place.file("base")))
+        _ = try place.json(quantize + [place.file("start")])
+        let configuration = try JSONValue(parsing: place.bytes(place.file("start/adapter_config.json")))
+        let base = try #require(configuration["base_model_name_or_path"]?.text)
+        #expect(base.hasPrefix("/") && base.hasSuffix("/base") && place.exists(base + "/config.json"))
+        #expect(try place.run(["model", "inspect", base]).status == 0)
     }
 
     @Test func generationRepeatsWithItsSeed() throws {

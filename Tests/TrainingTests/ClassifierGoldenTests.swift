@@ -82,6 +82,31 @@ private struct GoldenClassifier {
         #expect(golden.checkpoint.headLabelCount == golden.model.headMaps.last?.outputs)
     }
 
+    /// transformers 5.23 packs pooler and head too; with `llm_int8_skip_modules`, the head stays as it is.
+    @Test func `classifiers that bitsandbytes packed give the logits of their decoded weights`() throws {
+        let own = Golden.repository + "/Tests/Golden"
+        let packed = try Set([Golden.folder, own].flatMap { try listFolder($0 + "/quant") })
+            .filter { $0.hasPrefix("bnb-bert-") || $0.hasPrefix("bnb-roberta-") }
+        #expect(packed.count >= 2)
+        for name in packed.sorted() {
+            let path = Golden.path("quant/" + name)
+            let checkpoint = try CheckpointFolder(path: path)
+            #expect(checkpoint.unusedPackedMaps.isEmpty, "\(name)")
+            let expected = try SafetensorsFile(path: path + "/expected.safetensors")
+            let (ids, logits) = (try #require(expected.tensors["input_ids"]), try #require(expected.tensors["logits"]))
+            #expect(checkpoint.headLabelCount == logits.shape[1])
+            let model = try LanguageModel(
+                checkpoint: checkpoint, quantization: .stored, task: .classify(labelCount: logits.shape[1]))
+            let batch = TokenBatch(
+                tokens: try ids.integers().map(Int32.init), starts: (0...ids.shape[0]).map { $0 * ids.shape[1] },
+                labels: [Int32](repeating: 0, count: ids.shape[0]))
+            let empty = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
+            let closeness = Closeness(
+                try AdaptedModel(model: model, weights: empty).classLogits(batch), try logits.floats())
+            #expect(closeness.isWithin(ofLargest: 1e-5), "\(name): \(closeness)")
+        }
+    }
+
     @Test(arguments: names)
     func `every gradient is that of peft, the head's too`(name: String) throws {
         let golden = try GoldenClassifier(name)

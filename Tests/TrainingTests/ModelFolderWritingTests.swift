@@ -77,6 +77,79 @@ import Training
         }
     }
 
+    @Test(arguments: [("bnb-bert-nf4", false), ("bnb-bert-nf4", true), ("bnb-roberta-int8", false)])
+    func whatIsPackedBesideTheBlocksIsMergedIntoADenseModelToo(_ name: String, _ isBare: Bool) throws {
+        let path = Golden.path("quant/" + name)
+        makeFolders(folder.file("base"))
+        var json = try readJSON(path + "/config.json")
+        // A class without a head leaves the pooler unused.
+        if isBare { json.set("architectures", .array([.string("BertModel")])) }
+        try writeFile(folder.file("base/config.json"), Array(json.compact.utf8))
+        try writeFile(folder.file("base/model.safetensors"), try readFile(path + "/model.safetensors"))
+        let checkpoint = try CheckpointFolder(path: folder.file("base"))
+        #expect(checkpoint.unusedPackedMaps.map(\.name) == (isBare ? ["bert.pooler.dense"] : []))
+        try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: PEFTAdapter(entries: []), output: folder.file("merged"))
+        let merged = try CheckpointFolder(path: folder.file("merged"))
+        #expect(merged.configuration.quantization == nil && merged.headLabelCount == checkpoint.headLabelCount)
+        #expect(merged.tensorNames.allSatisfy { $0.hasSuffix(".weight") || $0.hasSuffix(".bias") })
+        let head = checkpoint.configuration.head(labelCount: try #require(checkpoint.headLabelCount))
+        let pooler = checkpoint.configuration.pooler.map { [$0] } ?? []
+        for map in checkpoint.configuration.linearMaps + pooler + head + checkpoint.unusedPackedMaps {
+            let expected = try QuantizedMatrix.load(map: map, from: checkpoint, as: .stored).decoded()
+            let tensor = try merged.tensor(map.name + ".weight")
+            #expect(tensor.dtype == (name.hasSuffix("int8") ? .f16 : .bf16) && tensor.shape == [map.outputs, map.inputs])
+            #expect(Closeness(try tensor.floats(), expected).isWithin(norm: 4e-3), "\(map.name)")
+        }
+    }
+
+    @Test func aDenseWeightWithATraceOfPackingBesideItIsCopied() throws {
+        let path = Golden.path("models/bert-classifier")
+        let source = try SafetensorsFile(path: path + "/model.safetensors")
+        var tensors = try source.names.map { name in
+            let tensor = try #require(source.tensors[name])
+            return (name: name, type: tensor.dtype, shape: tensor.shape, bytes: Array(tensor.bytes))
+        }
+        let classifier = try #require(source.tensors["classifier.weight"])
+        let state = Array(#"{"shape": \#(classifier.shape)}"#.utf8)
+        for map in ["classifier", "bert.pooler.dense", "bert.encoder.layer.0.attention.self.query", "nothing"] {
+            for form in ["nf4", "fp4"] {
+                tensors.append((map + ".weight.quant_state.bitsandbytes__" + form, .u8, [state.count], state))
+            }
+            tensors.append((map + ".SCB", .f32, [1], [0, 0, 0, 0]))
+        }
+        makeFolders(folder.file("base"))
+        try writeSafetensors(folder.file("base/model.safetensors"), tensors: tensors)
+        var json = try readJSON(path + "/config.json")
+        json.set("quantization_config", .object([.init("load_in_8bit", .boolean(true))]))
+        try writeFile(folder.file("base/config.json"), Array(json.compact.utf8))
+        let checkpoint = try CheckpointFolder(path: folder.file("base"))
+        #expect(checkpoint.unusedPackedMaps.isEmpty)
+        try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: PEFTAdapter(entries: []), output: folder.file("merged"))
+        let merged = try CheckpointFolder(path: folder.file("merged"))
+        #expect(try merged.tensor("classifier.weight").bytes.elementsEqual(classifier.bytes))
+    }
+
+    @Test func labelsOfAMergedHeadAreTheAdaptersOrUnknown() throws {
+        let path = Golden.path("models/bert-classifier")
+        let adapter = try PEFTAdapter(folder: path + "/adapter")
+        makeFolders(folder.file("base"))
+        var json = try readJSON(path + "/config.json")
+        let count = try #require(adapter.head.last?.outputs)
+        let base = (0..<count).map { "base \($0)" }
+        json.set("id2label", .object(base.enumerated().map { .init(String($0), .string($1)) }))
+        try writeFile(folder.file("base/config.json"), Array(json.compact.utf8))
+        try writeFile(folder.file("base/model.safetensors"), try readFile(path + "/model.safetensors"))
+        let checkpoint = try CheckpointFolder(path: folder.file("base"))
+        #expect(try checkpoint.ownLabels() == base)
+        let own = (0..<count).map { "own \($0)" }
+        for (labels, expected) in [(own, own), ([], (0..<count).map { "LABEL_\($0)" })] {
+            let labelled = PEFTAdapter(entries: adapter.entries, head: adapter.head, labels: labels)
+            let output = folder.file("merged-\(labels.count)")
+            try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: labelled, output: output)
+            #expect(try CheckpointFolder(path: output).configuration.encoder?.labels == expected)
+        }
+    }
+
     @Test func aSumThatTheStoredTypeCannotHoldIsRefused() throws {
         // Halves, which end at 65504.
         let checkpoint = try CheckpointFolder(path: Golden.path("quant/bnb-int8"))

@@ -42,7 +42,13 @@ struct EvaluateCommand: ParsableCommand {
         let plan = try taskOptions.plan(for: checkpoint.configuration) { () throws(Failure) in
             try labels(tuned, checkpoint)
         }
-        if plan.task == .classify { try tuned?.checkLabels(plan.labels) }
+        if plan.task == .classify {
+            if let tuned, !tuned.head.isEmpty {
+                try tuned.checkLabels(plan.labels)
+            } else {
+                try checkpoint.checkOwnLabels(plan.labels)
+            }
+        }
         try require(
             plan.task == .causal || exactMatch == nil,
             "--exact-match is not possible with --task classify, which writes nothing: leave it out")
@@ -95,18 +101,12 @@ struct EvaluateCommand: ParsableCommand {
         }
     }
 
-    /// The labels that the adapter or the checkpoint brings with its head.
+    /// The labels of the adapter's head, or, without one, of the checkpoint's own.
     private func labels(_ adapter: PEFTAdapter?, _ checkpoint: CheckpointFolder) throws(Failure) -> [String] {
-        if let adapter, !adapter.labels.isEmpty { return adapter.labels }
-        let own = checkpoint.configuration.encoder?.labels ?? []
-        let count = adapter?.head.last?.outputs ?? checkpoint.headLabelCount
-        guard let count, count == own.count else {
-            throw Failure(
-                .usage,
-                count.map { "the head's \($0) labels are not known: name them with --labels, in the order of its outputs" }
-                    ?? "\(base.model) has no classifier of its own: name an adapter with a head with --adapter")
-        }
-        return own
+        guard let adapter, !adapter.head.isEmpty else { return try checkpoint.ownLabels() }
+        // The base's id2label need not be what the adapter's head was trained for.
+        try adapter.checkLabels([])
+        return adapter.labels
     }
 
     private func write(_ outcome: EvaluationOutcome, _ counts: LabelCounts, _ encoded: EncodedData, seconds: Double) {

@@ -63,21 +63,19 @@ struct QuantizeCommand: ParsableCommand {
                 !checkpoint.configuration.isEncoder,
                 "--start is for models that predict tokens: a classifier's adapter has a head, which only training makes; leave --start out, and train on the quantized model"
             )
+            let (place, startPlace) = (absolutePath(output) + "/", absolutePath(startOutput) + "/")
             try require(
-                !(Self.place(output) + "/").hasPrefix(Self.place(startOutput) + "/"),
-                "--start-output is --output or a folder around it: the adapter and the model need a folder each")
+                !place.hasPrefix(startPlace) && !startPlace.hasPrefix(place),
+                "--start-output is --output or a folder around or within it: the adapter and the model need a folder each")
             try checkReplaceable(startOutput, replacing: PEFTAdapter.isOurs)
         }
         var bytes = 0
         for name in checkpoint.tensorNames { bytes += try checkpoint.tensor(name).range.count }
         var outcome: ModelQuantization.Outcome?
         let seconds = try writeModel(to: output) { progress throws(Failure) in
-            outcome = try settings.write(checkpoint, to: output, progress: progress)
+            outcome = try settings.write(checkpoint, to: output, startFolder: startOutput, progress: progress)
         }
         guard let outcome else { throw Failure(.internalError, "nothing was quantized") }
-        if let startOutput {
-            try PEFTAdapter(entries: outcome.entries, baseModel: absolutePath(output)).write(folder: startOutput, maps: maps)
-        }
         let written = try CheckpointFolder(path: output)
         var after = 0
         for name in written.tensorNames { after += try written.tensor(name).range.count }
@@ -126,14 +124,6 @@ extension QuantizeCommand {
         let specification = try AdapterSpecification(
             method: .lora, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: false)
         return .init(order: order, maps: targets, rank: rank, scale: specification.scale, steps: steps, seed: seed ?? 0)
-    }
-
-    /// A path as paths can be compared, whether it is there or not.
-    private static func place(_ path: String) -> String {
-        let parts = path.split(separator: "/")
-        guard !fileExists(path), let last = parts.last else { return absolutePath(path) }
-        let folder = (path.hasPrefix("/") ? "/" : "") + parts.dropLast().joined(separator: "/")
-        return place(folder.isEmpty ? "." : folder) + "/" + last
     }
 }
 

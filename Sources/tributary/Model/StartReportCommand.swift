@@ -16,7 +16,9 @@ struct StartReportCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "start-report",
         abstract: "Measure what quantization loses, and what of it the start loftq gives back.",
-        discussion: "With --data, also as perplexity: of the unquantized model, the quantized one, and that with the start.")
+        discussion:
+            "With --data, also as perplexity: of the unquantized model, the quantized one, and that with the start; not for encoders."
+    )
 
     @OptionGroup var base: ModelOptions
     @Option(
@@ -38,6 +40,12 @@ struct StartReportCommand: ParsableCommand {
         try require(limit == nil || data != nil, "--limit means nothing without --data: give both, or leave it out")
         let source = try CheckpointFolder(path: unquantizedModel ?? base.model)
         let checkpoint = try CheckpointFolder(path: base.model)
+        try require(
+            data == nil || !checkpoint.configuration.isEncoder,
+            "--data measures perplexity, and \(base.model) is an encoder, which predicts no tokens: leave --data out")
+        let form = try choice("--quantize", base.quantize, WeightForm.self)
+        _ = try choice("--compute", base.compute, ComputeChoice.self)
+        _ = try KernelPath.current()
         let maps = checkpoint.configuration.linearMaps
         let targets = try FederationPlan.targets(targetModules.split(separator: ",").map(String.init), among: maps)
         let specification = try AdapterSpecification(
@@ -62,16 +70,19 @@ struct StartReportCommand: ParsableCommand {
         // Of the quantized model; the unquantized one computes alike, whatever auto would be for its weights.
         var compute = ComputeChoice.float32
         func quantized() throws -> (errors: [QuantizationStart.MapError], plain: Double?, started: Double?) {
-            let (_, language) = try base.load()
-            format = language.weightFormat
-            compute = language.compute == .bfloat16 ? .bfloat16 : .float32
+            // The weights' error alone needs no model: each map is read, measured and forgotten.
+            let language = data == nil ? nil : try base.load().model
+            if let language {
+                format = language.weightFormat
+                compute = language.compute == .bfloat16 ? .bfloat16 : .float32
+            }
             var line = ProgressLine()
             let made = try QuantizationStart.residual(
                 specification: specification,
                 base: { (map) throws(Failure) in
-                    guard let weight = language.weight(of: map.name) else {
-                        throw Failure(.internalError, "the model has no \(map.name)")
-                    }
+                    if let weight = language?.weight(of: map.name) { return weight }
+                    let weight = try QuantizedMatrix.load(map: map, from: checkpoint, as: form)
+                    if format.isEmpty { format = weight.formatName }
                     return weight
                 }, weights: { (map) throws(Failure) in try QuantizationStart.weights(of: map, in: source) },
                 generator: SeededGenerator(seed: seed, purpose: "start")
@@ -80,6 +91,7 @@ struct StartReportCommand: ParsableCommand {
                 return !Interrupts.isInterrupted
             }
             line.finish()
+            guard let language else { return (made.errors, nil, nil) }
             let model = try AdaptedModel(model: language, weights: none)
             let plain = try perplexity(model, "quantized")
             var draws = SeededGenerator(seed: seed, purpose: "lora-a")
