@@ -13,18 +13,24 @@ private enum DataFuzz {
     @Sendable static func seeds() -> [[UInt8]] {
         [
             [0] + Array(#"{"text":"a \u00e9 \ud83d\ude00","label":"x","n":1.5e3}"#.utf8),
-            [0] + Array("{\"prompt\":\"p\",\"completion\":\"c\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}\n".utf8),
+            [0] + Array("{\"prompt\":\"p\",\"completion\":\"c\"}\n{\"prompt\":\"\",\"completion\":\"d\"}\n".utf8),
+            [0]
+                + Array(
+                    #"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"u"},{"role":"assistant","content":"a"}]}"#
+                        .utf8),
             [1] + Array("text,category\n\"a, \"\"b\"\"\nc\",d\r\ne,f\n".utf8),
         ]
     }
 
-    @Sendable static func run(_ input: [UInt8]) {
-        guard let first = input.first else { return }
+    @Sendable static func run(_ input: [UInt8]) -> String? {
+        guard let first = input.first else { return "the input is too short" }
         do throws(Failure) {
             let records = try DataFile.read(Array(input.dropFirst()), path: first % 2 == 0 ? "fuzz.jsonl" : "fuzz.csv")
             for record in records { precondition(!record.json.isEmpty) }
         } catch {
             precondition(!error.message.isEmpty)
+            return error.message
         }
+        return nil
     }
 }

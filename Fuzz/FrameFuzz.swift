@@ -66,16 +66,19 @@ private enum FrameFuzz {
         return frame[..<12] + writer.bytes + frame[WireLimits.headerBytes...]
     }
 
-    @Sendable static func run(_ input: [UInt8]) {
-        guard input.count >= 2 else { return }
+    @Sendable static func run(_ input: [UInt8]) -> String? {
+        guard input.count >= 2 else { return "the input is too short" }
         let bytes =
             input[0] % 2 == 0
             ? Frame(kind: input[1], body: Array(input.dropFirst(2))).encoded() : sealed(Array(input.dropFirst()))
-        if let request = try? Request(decoding: bytes) {
+        let request = try? Request(decoding: bytes)
+        let reply = try? Reply(decoding: bytes)
+        if let request {
             precondition((try? Request(decoding: request.encoded())) == request, "a request changes when it is written again")
         }
-        if let reply = try? Reply(decoding: bytes) {
+        if let reply {
             precondition((try? Reply(decoding: reply.encoded())) == reply, "a reply changes when it is written again")
         }
+        return request == nil && reply == nil ? "neither a request nor a reply" : nil
     }
 }

@@ -6,10 +6,11 @@ import FoundationEssentials
 
 struct FuzzTarget: Sendable {
     let name: String
-    /// Inputs to begin with; written into the corpus folder.
+    /// Inputs to begin with, all of them accepted; written into the corpus folder.
     let seeds: @Sendable () -> [[UInt8]]
-    /// Takes any bytes. A trap, or a precondition that does not hold, is a finding.
-    let run: @Sendable (_ input: [UInt8]) -> Void
+    /// Takes any bytes; returns why they are refused, or nil if they are accepted. A trap, or a precondition that does not hold,
+    /// is a finding.
+    let run: @Sendable (_ input: [UInt8]) -> String?
 
     static let all: [FuzzTarget] = [
         .update, .frame, .safetensors, .tokenizer, .data, .gguf, .checkpoint, .adapter,
@@ -28,6 +29,8 @@ struct FuzzTarget: Sendable {
 public func initialize(_ count: UnsafeMutablePointer<CInt>, _ arguments: UnsafeMutableRawPointer) -> CInt {
     if let folder = ProcessInfo.processInfo.environment["TRIBUTARY_FUZZ_SEEDS"] {
         for (index, seed) in FuzzTarget.chosen.seeds().enumerated() {
+            // A seed that is refused leads nowhere.
+            if let refusal = FuzzTarget.chosen.run(seed) { fatalError("seed \(index) is refused: \(refusal)") }
             _ = FileManager.default.createFile(atPath: "\(folder)/seed-\(index)", contents: Data(seed))
         }
     }
@@ -36,6 +39,6 @@ public func initialize(_ count: UnsafeMutablePointer<CInt>, _ arguments: UnsafeM
 
 @_cdecl("LLVMFuzzerTestOneInput")
 public func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
-    FuzzTarget.chosen.run(Array(UnsafeBufferPointer(start: bytes, count: count)))
+    _ = FuzzTarget.chosen.run(Array(UnsafeBufferPointer(start: bytes, count: count)))
     return 0
 }

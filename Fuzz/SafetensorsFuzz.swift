@@ -1,7 +1,7 @@
 /// Fuzz target `safetensors`: files of weights, whose headers are JSON with offsets.
 ///
-/// An even first byte makes the rest the header's text and gives it a right length and 64 bytes of data; an odd one takes the
-/// rest as the file. Every tensor of a file that is accepted must lie in it: all its bytes are read.
+/// An even first byte makes the rest the header's text and gives it a right length and the data that it states; an odd one takes
+/// the rest as the file. Every tensor of a file that is accepted must lie in it: all its bytes are read.
 
 import Checkpoints
 import Primitives
@@ -19,21 +19,17 @@ private enum SafetensorsFuzz {
         ]
         return headers.flatMap { header in
             let text = Array(header.utf8)
-            var writer = ByteWriter()
-            writer.write(UInt64(text.count))
-            return [[0] + text, [1] + writer.bytes + text + [UInt8](repeating: 7, count: 64)]
+            return [[0] + text, [1] + FuzzPlace.safetensors(header: text, data: [7])]
         }
     }
 
-    @Sendable static func run(_ input: [UInt8]) {
-        guard let first = input.first else { return }
+    @Sendable static func run(_ input: [UInt8]) -> String? {
+        guard let first = input.first else { return "the input is empty" }
         var bytes = Array(input.dropFirst())
         if first % 2 == 0 {
-            var writer = ByteWriter()
-            writer.write(UInt64(bytes.count))
-            bytes = writer.bytes + bytes + [UInt8](repeating: 7, count: 64)
+            bytes = FuzzPlace.safetensors(header: bytes, data: [7])
         }
-        guard FuzzPlace.write(bytes) else { return }
+        guard FuzzPlace.write(bytes) else { return FuzzPlace.unwritable }
         do throws(Failure) {
             let file = try SafetensorsFile(path: FuzzPlace.path)
             var sum = 0
@@ -45,6 +41,8 @@ private enum SafetensorsFuzz {
             precondition(sum >= 0)
         } catch {
             precondition(!error.message.isEmpty)
+            return error.message
         }
+        return nil
     }
 }

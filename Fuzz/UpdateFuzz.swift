@@ -37,8 +37,8 @@ private enum UpdateFuzz {
         }
     }
 
-    @Sendable static func run(_ input: [UInt8]) {
-        guard let first = input.first else { return }
+    @Sendable static func run(_ input: [UInt8]) -> String? {
+        guard let first = input.first else { return "the input is empty" }
         let codec = codecs[Int(first) / 2 % codecs.count]
         var writer = ByteWriter()
         if first % 2 == 0 {
@@ -58,7 +58,7 @@ private enum UpdateFuzz {
             decoded = try EncodedState.decode(writer.bytes, layout: layout, codecs: first % 2 == 0 ? [codec] : codecs)
         } catch {
             precondition(!error.description.isEmpty)
-            return
+            return error.description
         }
         precondition(decoded.values.allSatisfy { $0.isFinite }, "a value is not finite")
         do throws(DecodeError) {
@@ -69,5 +69,6 @@ private enum UpdateFuzz {
         } catch {
             preconditionFailure("what was decoded is refused when it is encoded again: \(error)")
         }
+        return nil
     }
 }

@@ -127,6 +127,7 @@ public struct PEFTAdapter: Sendable {
             throw Failure(
                 .badData, "\(path) does not hold one lora_A and one lora_B for each linear map; export the adapter again")
         }
+        try configuration.checkWork(maps: maps)
         func matrix(_ name: String) throws(Failure) -> (values: [Float], rows: Int, columns: Int) {
             let (values, shape) = try Self.values(name, dimensions: 2, in: file, path: path)
             return (values, shape[0], shape[1])
@@ -224,9 +225,10 @@ public struct PEFTAdapter: Sendable {
         _ names: [String], prefix: String, in file: SafetensorsFile, path: String
     ) throws(Failure) -> [HeadEntry] {
         var head: [HeadEntry] = []
+        let known = Set(names)
         for name in names.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) {
             guard name.hasSuffix(".weight") else {
-                guard name.hasSuffix(".bias"), names.contains(name.dropLast(".bias".count) + ".weight") else {
+                guard name.hasSuffix(".bias"), known.contains(name.dropLast(".bias".count) + ".weight") else {
                     throw Failure(.badData, "\(path): tensor \(name) is no weight or bias of a linear map's")
                 }
                 continue

@@ -7,12 +7,20 @@ struct PEFTConfiguration {
     let rank: Int
     let alpha: Double
     let rankStabilized: Bool
-    let rankPattern: [(pattern: String, value: Double)]
-    let alphaPattern: [(pattern: String, value: Double)]
+    private let rankPattern: [Rule]
+    private let alphaPattern: [Rule]
     let baseModel: String?
     /// Modules that are saved whole: a classifier's head.
     let savedModules: [String]
     private let path: String
+
+    /// A member of `rank_pattern` or `alpha_pattern`.
+    private struct Rule {
+        let pattern: ModulePattern
+        let value: Double
+    }
+    /// Bytes of all keys of patterns together.
+    private let patternBytes: Int
 
     /// Fields that say nothing about the computation, or whose effect is in the tensors already: which modules have
     /// factors (target_modules and its kin), how they started, how training dropped out.
@@ -49,6 +57,9 @@ struct PEFTConfiguration {
                 throw refused(
                     "modules_to_save is \(saved.compact)", "which is supported for the heads of classifiers (SEQ_CLS) only")
             }
+            guard names.count <= 64 else {
+                throw refused("modules_to_save names \(names.count) modules", "a head has a few")
+            }
             savedModules = names
         }
         let bias = json["bias"]?.text ?? "none"
@@ -70,15 +81,24 @@ struct PEFTConfiguration {
         guard let alpha = json["lora_alpha"]?.double else {
             throw refused("lora_alpha is \(json["lora_alpha"]?.compact ?? "missing")", "a number is expected")
         }
-        func pattern(_ key: String) throws(Failure) -> [(pattern: String, value: Double)] {
+        var patternBytes = 0
+        func pattern(_ key: String) throws(Failure) -> [Rule] {
             guard let value = json[key], !value.isNull else { return [] }
             guard let members = value.members else { throw refused("\(key) is no object", "export the adapter again") }
-            var all: [(pattern: String, value: Double)] = []
+            var all: [Rule] = []
             for member in members {
+                let name = String(member.key.prefix(80))
                 guard let number = member.value.double else {
-                    throw refused("\(key) of \(member.key) is \(member.value.compact)", "a number is expected")
+                    throw refused("\(key) of \(name) is \(member.value.compact.prefix(80))", "a number is expected")
                 }
-                all.append((member.key, number))
+                do throws(ModulePattern.Problem) {
+                    all.append(Rule(pattern: try ModulePattern(member.key), value: number))
+                } catch {
+                    throw refused(
+                        "the key \(name) of \(key) cannot be read: \(error.message)",
+                        "write whole names of modules, or regular expressions of names, ., *, +, ?, [...] and (...|...)")
+                }
+                patternBytes += member.key.utf8.count
             }
             return all
         }
@@ -87,6 +107,7 @@ struct PEFTConfiguration {
         rankStabilized = json["use_rslora"]?.bool ?? false
         rankPattern = try pattern("rank_pattern")
         alphaPattern = try pattern("alpha_pattern")
+        self.patternBytes = patternBytes
         baseModel = json["base_model_name_or_path"]?.text
         self.savedModules = savedModules
         self.path = path
@@ -109,32 +130,34 @@ struct PEFTConfiguration {
         }
     }
 
+    /// Refuses maps that would take the patterns longer than any real adapter's do: time is at most that of the keys' bytes
+    /// times the maps'. One pattern for every map of a model of 126 layers is half of what is possible.
+    func checkWork(maps: [String]) throws(Failure) {
+        let (work, isTooLarge) = maps.reduce(0) { $0 + $1.utf8.count }.multipliedReportingOverflow(by: patternBytes)
+        guard !isTooLarge, work <= 1 << 32 else {
+            throw Failure(
+                .badData,
+                "\(path): rank_pattern and alpha_pattern have \(rankPattern.count + alphaPattern.count) keys for \(maps.count) maps, too many to be compared: write one key for maps that are alike"
+            )
+        }
+    }
+
     /// r and s of one linear map.
     func rankAndScale(of map: String) throws(Failure) -> (Int, Float) {
-        let stated = try Self.match(rankPattern, map, path) ?? Double(rank)
+        let name = Array(map.unicodeScalars)
+        /// The first pattern that matches.
+        func match(_ rules: [Rule]) -> Double? { rules.first { $0.pattern.matches(name) }?.value }
+        let stated = match(rankPattern) ?? Double(rank)
         guard let rank = Int(exactly: stated), 1...1 << 20 ~= rank else {
             throw Failure(.badData, "\(path): rank_pattern gives \(map) the rank \(stated), which is not a whole number from 1")
         }
-        let alpha = try Self.match(alphaPattern, map, path) ?? alpha
-        return (rank, Float(rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)))
-    }
-
-    /// The first pattern that matches the path or the part of it after a dot, as PEFT's `get_pattern_key` does it:
-    /// keys are regular expressions.
-    private static func match(
-        _ patterns: [(pattern: String, value: Double)], _ map: String, _ path: String
-    ) throws(Failure) -> Double? {
-        for (pattern, value) in patterns {
-            if map == pattern || map.hasSuffix("." + pattern) { return value }
-            guard pattern.contains(where: { "\\^$*+?()[]{}|".contains($0) }) else { continue }
-            guard let expression = try? Regex("(.*\\.)?(\(pattern))") else {
-                throw Failure(
-                    .badData,
-                    "\(path): the pattern \(pattern) is not a regular expression that can be read; write whole module names")
-            }
-            if (try? expression.wholeMatch(in: map)) != nil { return value }
+        let alpha = match(alphaPattern) ?? alpha
+        let scale = Float(rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank))
+        // What is written has the scale times the rank in it.
+        guard (scale * Float(rank)).isFinite else {
+            throw Failure(.badData, "\(path): \(map) has the lora_alpha \(alpha), which is beyond single precision")
         }
-        return nil
+        return (rank, scale)
     }
 
     /// The file's text, with exactly the fields that PEFT needs.

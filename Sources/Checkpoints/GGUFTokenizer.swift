@@ -63,15 +63,18 @@ struct GGUFTokenizer {
     }
 
     func tokenizer() throws(Failure) -> JSONValue {
-        let parts = model == "llama" ? try sentencePiece() : try byteLevel()
         // A token that nothing gives is left out, as converters put them where a vocabulary has holes.
+        var ids: [[UInt8]: Int] = [:]
+        for (id, token) in tokens.enumerated() where kinds[id] != .unused && !token.isEmpty {
+            guard ids.updateValue(id, forKey: Array(token.utf8)) == nil else {
+                throw metadata.refused(
+                    "token \(id), \(token.prefix(80)), is there a second time", "no two tokens are the same")
+            }
+        }
+        let parts = model == "llama" ? try sentencePiece(ids) : try byteLevel()
         var vocabulary: [JSONValue.Member] = []
         var added: [JSONValue] = []
-        var known: Set<[UInt8]> = []
         for (id, token) in tokens.enumerated() where kinds[id] != .unused && !token.isEmpty {
-            guard known.insert(Array(token.utf8)).inserted else {
-                throw metadata.refused("token \(id), \(token), is there a second time", "no two tokens are the same")
-            }
             vocabulary.append(.init(token, .integer(id)))
             guard kinds[id] == .control || kinds[id] == .userDefined || kinds[id] == .unknown else { continue }
             added.append(
@@ -130,7 +133,9 @@ struct GGUFTokenizer {
     // MARK: SentencePiece
 
     /// llama.cpp merges the pair whose result has the highest score first; that is a list of merges by falling score.
-    private func sentencePiece() throws(Failure) -> Parts {
+    ///
+    /// - Parameter ids: of the tokens that are used
+    private func sentencePiece(_ ids: [[UInt8]: Int]) throws(Failure) -> Parts {
         let prefixes = try metadata.flag("tokenizer.ggml.add_space_prefix", default: true)
         func object(_ type: String, _ members: [(String, JSONValue)] = []) -> JSONValue {
             .object([.init("type", .string(type))] + members.map { .init($0.0, $0.1) })
@@ -153,52 +158,91 @@ struct GGUFTokenizer {
             }
             parts.unknown = .string(tokens[unknown])
         }
-        parts.merges = try mergesByScore()
+        parts.merges = try mergesByScore(ids)
         return parts
     }
 
-    private func mergesByScore() throws(Failure) -> [JSONValue] {
+    private func mergesByScore(_ ids: [[UInt8]: Int]) throws(Failure) -> [JSONValue] {
         let scores = try metadata.array("tokenizer.ggml.scores").floats()
         guard scores.count == tokens.count else {
             throw metadata.refused("tokenizer.ggml.scores has \(scores.count) elements", "there are \(tokens.count) tokens")
         }
-        var ids: [[UInt8]: Int] = [:]
-        for (id, token) in tokens.enumerated() where kinds[id] == .normal || kinds[id] == .userDefined {
-            ids[Array(token.utf8)] = id
+        func isPart(_ id: Int?) -> Bool { id.map { kinds[$0] == .normal || kinds[$0] == .userDefined } ?? false }
+        // Of every token its hashes from either end, with which most cuts are seen to be none without a look at all their bytes:
+        // time grows with the file's length and not with the square of its tokens'. They are seeded anew in each process, and
+        // only say where to look.
+        var beginnings: Set<Int> = []
+        var endings: Set<Int> = []
+        var hashes: [Int] = []
+        for token in tokens where !token.isEmpty && token.utf8.count <= Self.longestMerged {
+            Self.hash(token.utf8, &hashes)
+            beginnings.insert(hashes[hashes.count - 1])
+            Self.hash(token.utf8.reversed(), &hashes)
+            endings.insert(hashes[hashes.count - 1])
         }
-        var merges: [(left: String, right: String, score: Float, token: Int)] = []
+        var merges: [(token: Int32, cut: Int32)] = []
+        var textBytes = 0
+        let limit = min(Self.mostMerges, Self.mostMergesOfToken * tokens.count)
+        var reversed: [Int] = []
         for (id, token) in tokens.enumerated() where kinds[id] == .normal && token.utf8.count <= Self.longestMerged {
             guard scores[id].isFinite else {
                 throw metadata.refused("the score of token \(id) is \(scores[id])", "a finite number is expected")
             }
             let bytes = Array(token.utf8)
+            Self.hash(bytes, &hashes)
+            Self.hash(bytes.reversed(), &reversed)
             for cut in bytes.indices.dropFirst() where bytes[cut] & 0xC0 != 0x80 {
-                if ids[Array(bytes[..<cut])] != nil, ids[Array(bytes[cut...])] != nil {
-                    merges.append(
-                        (
-                            String(decoding: bytes[..<cut], as: UTF8.self), String(decoding: bytes[cut...], as: UTF8.self),
-                            scores[id], id
-                        ))
-                }
+                guard beginnings.contains(hashes[cut - 1]), endings.contains(reversed[bytes.count - cut - 1]),
+                    isPart(ids[Array(bytes[..<cut])]), isPart(ids[Array(bytes[cut...])])
+                else { continue }
+                merges.append((Int32(id), Int32(cut)))
+                textBytes += bytes.count
+            }
+            guard merges.count <= limit, textBytes <= Self.mostMergedBytes else {
+                throw metadata.refused(
+                    "the first \(id + 1) of its \(tokens.count) tokens can be merged from others in \(merges.count) ways",
+                    "no real vocabulary has as many: fetch or convert the model again")
             }
         }
         // Of one token's cuts the one with the longer left part first, as Hugging Face's conversion has them.
         merges.sort {
-            $0.score != $1.score
-                ? $0.score > $1.score
-                : $0.token != $1.token ? $0.token < $1.token : $0.left.utf8.count > $1.left.utf8.count
+            let (left, right) = (scores[Int($0.token)], scores[Int($1.token)])
+            return left != right ? left > right : $0.token != $1.token ? $0.token < $1.token : $0.cut > $1.cut
         }
-        for (before, merge) in zip(merges, merges.dropFirst()) where before.score == merge.score && before.token != merge.token {
+        for (before, merge) in zip(merges, merges.dropFirst())
+        where before.token != merge.token && scores[Int(before.token)] == scores[Int(merge.token)] {
             throw metadata.refused(
-                "tokens \(before.token) and \(merge.token) have one score, \(merge.score)",
+                "tokens \(before.token) and \(merge.token) have one score, \(scores[Int(merge.token)])",
                 "which of two is merged first is not known: use the Hugging Face folder, or a file with SentencePiece's scores")
         }
-        return merges.map { .array([.string($0.left), .string($0.right)]) }
+        return merges.map { merge in
+            let token = tokens[Int(merge.token)].utf8
+            let cut = token.index(token.startIndex, offsetBy: Int(merge.cut))
+            return .array([
+                .string(String(decoding: token[..<cut], as: UTF8.self)), .string(String(decoding: token[cut...], as: UTF8.self)),
+            ])
+        }
+    }
+
+    /// Hashes of the first byte, of the first two, and so on.
+    private static func hash(_ bytes: some Sequence<UInt8>, _ hashes: inout [Int]) {
+        hashes.removeAll(keepingCapacity: true)
+        var hasher = Hasher()
+        for byte in bytes {
+            hasher.combine(byte)
+            hashes.append(hasher.finalize())
+        }
     }
 
     /// Bytes of a token above which it is not looked at as a merge: SentencePiece's pieces have 16 characters at most, unless
-    /// told otherwise, and all cuts of a token take time that grows with its square.
+    /// told otherwise.
     private static let longestMerged = 512
+
+    /// Real vocabularies have about two merges a token; a file of long runs of one letter could ask for as many as it has bytes,
+    /// and for the memory of all their texts.
+    private static let mostMergesOfToken = 64
+    private static let mostMerges = 1 << 22
+    private static let mostMergedBytes = 1 << 26
 
     // MARK: Byte-level
 

@@ -18,10 +18,16 @@ enum Normalizer: Sendable {
 
     static func read(_ part: FilePart?) throws(Failure) -> [Normalizer] {
         guard let part else { return [] }
+        let steps = try steps(part)
+        try part.checkGrowth(steps.map(\.growth))
+        return steps
+    }
+
+    private static func steps(_ part: FilePart) throws(Failure) -> [Normalizer] {
         switch try part.type() {
         case "Sequence":
             var steps: [Normalizer] = []
-            for step in try part.parts("normalizers") { steps += try read(step) }
+            for step in try part.parts("normalizers") { steps += try Self.steps(step) }
             return steps
         case "NFC": return [.canonical(composed: true)]
         case "NFD": return [.canonical(composed: false)]
@@ -42,6 +48,18 @@ enum Normalizer: Sendable {
             if lowercase { steps.append(.lowercase) }
             return steps
         case let type: throw part.unsupported("the type \"\(type)\"")
+        }
+    }
+
+    /// How many times as long a text can become, at most.
+    private var growth: Int {
+        switch self {
+        // U+0390 of two bytes becomes three characters of two (Unicode's FAQ on normalization, "maximum expansion factors").
+        case .canonical: 3
+        case .lowercase, .spacedIdeographs: 2
+        case .prepend(let prefix): prefix.count + 1
+        case .replace(let pattern, let content): replacementGrowth(pattern, content)
+        case .clean, .withoutMarks: 1
         }
     }
 
@@ -140,6 +158,11 @@ extension Unicode.Scalar {
         default: return false
         }
     }
+}
+
+/// How many times as long `replaced` can make a text, at most.
+func replacementGrowth(_ pattern: [UInt8], _ content: [UInt8]) -> Int {
+    max(1, (content.count + pattern.count - 1) / pattern.count)
 }
 
 /// The text with every occurrence of `pattern` (not empty) replaced, found from left to right.

@@ -39,6 +39,7 @@ enum PreTokenizer: Sendable {
         guard let part else { return ([], false) }
         var steps: [PreTokenizer] = []
         var spellsBytes = false
+        var hasMetaspace = false
         let parts = try part.type() == "Sequence" ? part.parts("pretokenizers") : [part]
         for step in parts {
             if spellsBytes { throw part.unsupported("a step after \"ByteLevel\"") }
@@ -50,7 +51,11 @@ enum PreTokenizer: Sendable {
             case "Split": steps.append(.words(try pattern(step)))
             case "Digits": steps.append(.digits(individual: try step.bool("individual_digits", default: false)))
             case "BertPreTokenizer": steps.append(.bert)
-            case "Metaspace": steps.append(try metaspace(step))
+            case "Metaspace":
+                // With different characters, a second cuts and lengthens what the first made, a third what the second made.
+                if hasMetaspace { throw part.unsupported("a second \"Metaspace\"") }
+                hasMetaspace = true
+                steps.append(try metaspace(step))
             case let type: throw step.unsupported("the type \"\(type)\"")
             }
         }

@@ -25,10 +25,17 @@ enum TokenDecoder: Sendable {
     /// Nil where the file has no decoder: tokens are then joined by spaces.
     static func read(_ part: FilePart?) throws(Failure) -> [TokenDecoder]? {
         guard let part else { return nil }
+        let steps = try steps(part)
+        try part.checkGrowth(
+            steps.map { if case .replace(let pattern, let content) = $0 { replacementGrowth(pattern, content) } else { 1 } })
+        return steps
+    }
+
+    private static func steps(_ part: FilePart) throws(Failure) -> [TokenDecoder] {
         switch try part.type() {
         case "Sequence":
             var steps: [TokenDecoder] = []
-            for step in try part.parts("decoders") { steps += try read(step) ?? [] }
+            for step in try part.parts("decoders") { steps += try Self.steps(step) }
             return steps
         case "ByteLevel": return [.byteLevel]
         case "ByteFallback": return [.byteFallback]

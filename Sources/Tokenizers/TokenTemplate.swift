@@ -6,7 +6,7 @@ struct TokenTemplate: Sendable, Equatable {
     var prefix: [Int32] = []
     var suffix: [Int32] = []
 
-    init() {}
+    private static let mostTokens = 1024
 
     init(_ part: FilePart?) throws(Failure) {
         guard let part else { return }
@@ -55,6 +55,9 @@ struct TokenTemplate: Sendable, Equatable {
                 for id in try token.parts("ids") {
                     let id = try id.tokenID(id.value, "\"\(name)\" in \"\(part.name)\"")
                     if isBeforeText { prefix.append(id) } else { suffix.append(id) }
+                }
+                guard prefix.count + suffix.count <= Self.mostTokens else {
+                    throw part.failure("\"\(part.name)\" puts more than \(Self.mostTokens) tokens around a text: not supported")
                 }
             }
         }

@@ -76,6 +76,23 @@ struct FilePart {
         return try text("type")
     }
 
+    /// Refuses steps that together could make a short text fill the memory, as thirty that replace one letter by two would.
+    ///
+    /// - Parameter factors: how many times as long each makes a text, at most
+    func checkGrowth(_ factors: [Int]) throws(Failure) {
+        var product = 1
+        for factor in factors {
+            let (next, overflow) = product.multipliedReportingOverflow(by: factor)
+            guard !overflow, next <= Self.largestGrowth else {
+                throw failure("\"\(name)\" could make a text more than \(Self.largestGrowth) times as long: not supported")
+            }
+            product = next
+        }
+    }
+
+    /// BERT's normalizer comes to 12, the one that SentencePiece models have to 12.
+    private static let largestGrowth = 1024
+
     /// A token id: not negative, and small enough that a table by id is no danger to memory.
     func tokenID(_ value: JSONValue, _ what: @autoclosure () -> String) throws(Failure) -> Int32 {
         guard let id = value.int, 0...Self.largestTokenID ~= id else {

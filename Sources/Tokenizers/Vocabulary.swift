@@ -25,6 +25,9 @@ struct Vocabulary: Sendable {
         }
     }
 
+    /// Bytes of the longest token.
+    var longestToken: Int { (0..<ids.count).reduce(0) { max($0, ids.key($1).count) } }
+
     /// The largest id + 1.
     var size: Int { entries.count }
 

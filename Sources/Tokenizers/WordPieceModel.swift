@@ -10,6 +10,8 @@ struct WordPieceModel: Sendable {
     private let prefix: [UInt8]
     /// Words of more characters are unknown.
     private let longestWord: Int
+    /// Bytes of the longest token.
+    private let longestToken: Int
 
     /// - Parameter part: "model", of the type "WordPiece".
     init(_ part: FilePart) throws(Failure) {
@@ -21,6 +23,11 @@ struct WordPieceModel: Sendable {
         unknown = id
         prefix = Array((try part.part("continuing_subword_prefix")?.text() ?? "##").utf8)
         longestWord = part.part("max_input_chars_per_word") == nil ? 100 : try part.int("max_input_chars_per_word")
+        // The time for a word grows with its square, and more if tokens are as long.
+        guard 0...1000 ~= longestWord else {
+            throw part.failure("\"model.max_input_chars_per_word\" is \(longestWord), where 0 to 1000 are supported")
+        }
+        longestToken = vocabulary.longestToken
     }
 
     /// Appends the tokens of one word (UTF-8, not empty), or the unknown token if the vocabulary cannot spell it.
@@ -35,8 +42,9 @@ struct WordPieceModel: Sendable {
             scratch.word.removeAll(keepingCapacity: true)
             if start > 0 { scratch.word.append(contentsOf: prefix) }
             let marked = scratch.word.count
-            scratch.word.append(contentsOf: word[start...])
-            var end = word.count
+            scratch.word.append(contentsOf: word[start..<min(word.count, start + longestToken)])
+            // No token reaches further; a character may be cut here, which no token then equals.
+            var end = min(word.count, start + longestToken)
             var found: Int32?
             while end > start, found == nil {
                 found = vocabulary.id(scratch.word[..<(marked + end - start)])

@@ -126,6 +126,33 @@ import Training
         #expect(qwen.tokenizer.isSpecial(266) && qwen.tokenizer.tokenID("[PAD270]") == nil)
     }
 
+    @Test func `tokens that merge in more ways than any vocabulary's are refused before they fill the memory`() throws {
+        func message(_ tokens: [String]) throws -> String {
+            let checkpoint = try write(
+                { model in
+                    model.set("tokenizer.ggml.model", .text("llama"))
+                    model.set("tokenizer.ggml.tokens", .texts(["<unk>", "<s>"] + tokens))
+                    model.set("tokenizer.ggml.token_type", .integers([2, 3] + tokens.map { _ in 1 }))
+                    model.set("tokenizer.ggml.scores", .floats((0..<tokens.count + 2).map { -Float($0) }))
+                    model.set("tokenizer.ggml.bos_token_id", .uint32(1))
+                    model.set("tokenizer.ggml.eos_token_id", .uint32(1))
+                }, vocabulary: tokens.count + 2)
+            do {
+                _ = try ModelText(checkpoint: checkpoint)
+                return "accepted"
+            } catch {
+                return error.message
+            }
+        }
+        // Of one letter n times there are n - 1 cuts, all of them between tokens.
+        let runs = (1...200).map { String(repeating: "a", count: $0) }
+        let accepted = try message(Array(runs.prefix(100)))
+        #expect(accepted == "accepted")
+        #expect(try message(runs).contains("of its 202 tokens can be merged from others in "))
+        // A token that is there twice is found before any merge is made.
+        #expect(try message(runs + ["a"]).contains("token 202, a, is there a second time"))
+    }
+
     @Test func `what is missing or not known is refused by its key`() throws {
         func message(_ change: (inout SampleModel) -> Void) throws -> String {
             let checkpoint = try write(

@@ -287,6 +287,49 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
         }
     }
 
+    @Test func `a small file that would make texts or the time for them huge is refused`() throws {
+        func repeated(_ part: String, _ count: Int) -> String { [String](repeating: part, count: count).joined(separator: ",") }
+        let doubling = #"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#
+        let around = #"{"SpecialToken":{"id":"[CLS]"}}"#
+        let changes: [(expected: String, key: String, value: String)] = [
+            ("more than 1024 times", "normalizer", #"{"type":"Sequence","normalizers":[\#(repeated(doubling, 11))]}"#),
+            ("more than 1024 times", "normalizer", #"{"type":"Sequence","normalizers":[\#(repeated(#"{"type":"NFD"}"#, 7))]}"#),
+            (
+                "more than 1024 times", "normalizer",
+                #"{"type":"Prepend","prepend":"\#(String(repeating: "a", count: 1024))"}"#
+            ),
+            ("more than 1024 times", "decoder", #"{"type":"Sequence","decoders":[\#(repeated(doubling, 11))]}"#),
+            (
+                "a second \"Metaspace\"", "pre_tokenizer",
+                #"{"type":"Sequence","pretokenizers":[{"type":"Metaspace","replacement":"1"},{"type":"Metaspace","replacement":"2"}]}"#
+            ),
+            (
+                "more than 1024 tokens around a text", "post_processor",
+                #"{"type":"TemplateProcessing","single":[\#(repeated(around, 400)),{"Sequence":{"id":"A"}}],"special_tokens":{"[CLS]":{"ids":[1,2,3]}}}"#
+            ),
+        ]
+        for (expected, key, value) in changes {
+            let bytes = try changed("wordpiece-bert") { $0.set(key, try json(value)) }
+            let failure = #expect(throws: Failure.self) { try Tokenizer(bytes: bytes, path: "some/tokenizer.json") }
+            #expect(failure?.message.contains(expected) == true, "\(failure?.message ?? "")")
+        }
+        // As many as may be.
+        let bytes = try changed("wordpiece-bert") {
+            $0.set("normalizer", try json(#"{"type":"Sequence","normalizers":[\#(repeated(doubling, 10))]}"#))
+        }
+        let tokenizer = try Tokenizer(bytes: bytes, path: "some/tokenizer.json")
+        #expect(tokenizer.encode("a", addSpecialTokens: false).count == 1)
+        for length in [-1, 1001] {
+            let bytes = try changed("wordpiece-bert") { file in
+                var model = file["model"]!
+                model.set("max_input_chars_per_word", .integer(length))
+                file.set("model", model)
+            }
+            let failure = #expect(throws: Failure.self) { try Tokenizer(bytes: bytes, path: "some/tokenizer.json") }
+            #expect(failure?.message.contains("max_input_chars_per_word\" is \(length)") == true)
+        }
+    }
+
     @Test func `a missing file is said to be missing`() {
         let failure = #expect(throws: Failure.self) { try Tokenizer(path: "/nowhere/tokenizer.json") }
         #expect(failure?.status == .missingInput)
