@@ -14,7 +14,7 @@ extension FuzzTarget {
 }
 
 private enum GGUFFuzz {
-    /// A model of one layer; queries in Q8_0 and the embedding in Q4_0.
+    /// A model of one layer, with every type of blocks of 32.
     private static func model(_ name: String, _ tokenizer: [(key: String, value: GGUFEntry)], vocabulary: Int) -> [UInt8] {
         func tensor(_ name: String, _ shape: [Int], _ type: TensorType = .f32) -> GGUFTensor {
             let count = shape.reduce(1, *) / type.blockElements * type.size
@@ -30,9 +30,9 @@ private enum GGUFFuzz {
         var tensors = [
             tensor("token_embd.weight", [vocabulary, 32], .q4_0), tensor("output_norm.weight", [32]),
             tensor(layer + "attn_norm.weight", [32]), tensor(layer + "ffn_norm.weight", [32]),
-            tensor(layer + "attn_q.weight", [2, 32], .q8_0), tensor(layer + "attn_k.weight", [2, 32], .f16),
+            tensor(layer + "attn_q.weight", [2, 32], .q8_0), tensor(layer + "attn_k.weight", [2, 32], .q5_0),
             tensor(layer + "attn_v.weight", [2, 32], .bf16), tensor(layer + "attn_output.weight", [32, 2]),
-            tensor(layer + "ffn_gate.weight", [1, 32], .q8_0), tensor(layer + "ffn_up.weight", [1, 32], .q4_0),
+            tensor(layer + "ffn_gate.weight", [1, 32], .q4_1), tensor(layer + "ffn_up.weight", [1, 32], .q5_1),
             tensor(layer + "ffn_down.weight", [32, 1], .f16),
         ]
         if name == "qwen2" { for key in ["q", "k", "v"] { tensors.append(tensor(layer + "attn_\(key).bias", [2])) } }

@@ -46,9 +46,10 @@ import Testing
         let columns = (columns + type.blockElements - 1) / type.blockElements * type.blockElements
         var generator = SeededGenerator(seed: 18, purpose: "blocks")
         var bytes = (0..<rows * (columns / type.blockElements * type.size)).map { _ in UInt8(generator.integer(below: 256)) }
-        // Scales in half precision: those of Q6_K end a block, the others begin it.
+        // Scales and minima in half precision: those of Q6_K end a block, the others begin it.
+        let places = type == .q6K ? [208] : [.q4_0, .q5_0, .q8_0].contains(type) ? [0] : [0, 2]
         for block in stride(from: 0, to: bytes.count, by: type.size) {
-            for place in type == .q6K ? [208] : type == .q4K ? [0, 2] : [0] { bytes[block + place + 1] = 0x2C }
+            for place in places { bytes[block + place + 1] = 0x2C }
         }
         let path = folder.file("\(format.name)-\(rows)-\(columns).gguf")
         try writeGGUF(path, metadata: [], tensors: [GGUFTensor(name: "w", type: type, shape: [rows, columns], bytes: bytes)])

@@ -66,8 +66,11 @@ void tributary_decode_f16(int path, const void *values, long columns, long row0,
 void tributary_decode_f32(const void *values, long columns, long row0, long row1, long column0, long column1, float *out,
                           long stride);
 
-// GGML's blocks, as GGUF files hold them.
-enum { TRIBUTARY_GGML_Q8_0, TRIBUTARY_GGML_Q4_0, TRIBUTARY_GGML_Q4_K, TRIBUTARY_GGML_Q6_K };
+// GGML's blocks, as GGUF files hold them, by ggml's numbers (ggml.h, `ggml_type`).
+enum {
+    TRIBUTARY_GGML_Q4_0 = 2, TRIBUTARY_GGML_Q4_1 = 3, TRIBUTARY_GGML_Q5_0 = 6, TRIBUTARY_GGML_Q5_1 = 7, TRIBUTARY_GGML_Q8_0 = 8,
+    TRIBUTARY_GGML_Q4_K = 12, TRIBUTARY_GGML_Q5_K = 13, TRIBUTARY_GGML_Q6_K = 14
+};
 /// Columns column0 ..< column1 of `rows` rows, whose first begins at `values` and which are `step` bytes apart, as floats;
 /// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends.
 void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
