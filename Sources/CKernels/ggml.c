@@ -1,140 +1,161 @@
-// GGML's blocks (ggml-common.h: block_q4_0, block_q4_1, block_q5_0, block_q5_1, block_q8_0, block_q4_K, block_q5_K, block_q6_K).
-#include "path.h"
-#include <string.h>
+// GGML's blocks (ggml-common.h: block_q4_0, block_q4_1, block_q5_0, block_q5_1, block_q8_0, block_q4_K, block_q5_K, block_q6_K):
+// tiles as floats, and products of a few tokens.
+#include "lanes.h"
 
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef u8x16 u8x16_u __attribute__((aligned(1), may_alias));
 
 BODY u8x16 bytes_at(const uint8_t *from) { return *(const u8x16_u *)from; }
-/// Sixteen small numbers as floats; no function, since a vector this wide changes how functions are called.
-#define FLOATS_OF(values) __builtin_convertvector(__builtin_convertvector((i8x16)(values), i32x16), f32x16)
+/// Sixteen codes of 4 bits: the low or the high halves of 16 bytes.
+BODY u8x16 halves_at(const uint8_t *from, int high) { return high ? bytes_at(from) >> 4 : bytes_at(from) & 15; }
+// No functions, since vectors this wide change how functions are called.
+#define NUMBERS_OF(bytes) __builtin_convertvector((i8x16)(bytes), i32x16)
+#define FLOATS_OF(numbers) __builtin_convertvector(numbers, f32x16)
 
-// One function a type: values 16 part ..< 16 (part + 1) of the block at `from`. Where loops over parts are unrolled, the
-// compiler computes once what several parts share.
+// Two functions a type: NAME_scales, what the block at `from` multiplies its codes with and adds to them; and NAME_part, its
+// values 16 part ..< 16 (part + 1).
+
+// ---- blocks of 32 --------------------------------------------------------------------------------------------------
+
+BODY void one_scale(const uint8_t *from, float *scales) { scales[0] = half_at(from); }
+BODY void two_scales(const uint8_t *from, float *scales) {
+    scales[0] = half_at(from);
+    scales[1] = half_at(from + 2);
+}
+
+/// The fifth bits of part `part`, times 16, of the 32 that are four bytes.
+BODY void fifth_bits(const uint8_t *from, int part, i32x16 *out) {
+    const i32x16 own = ((i32x16){} + 1) << (lane_numbers + LANES * part);
+    int32_t bits;
+    memcpy(&bits, from, 4);
+    *out = ((((i32x16){} + bits) & own) != 0) & 16;
+}
 
 /// f16 d, 32 bytes q: x = d q.
-BODY void q8_0_part(const uint8_t *from, int part, f32x16 *out) {
-    *out = FLOATS_OF(bytes_at(from + 2 + 16 * part)) * SPLAT(half_at(from));
+#define q8_0_scales one_scale
+BODY void q8_0_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    *out = FLOATS_OF(NUMBERS_OF(bytes_at(from + 2 + LANES * part))) * SPLAT(scales[0]);
 }
 
-/// Sixteen codes of 4 bits: the low halves of 16 bytes are the first 16 numbers, the high halves the rest.
-BODY u8x16 halves_of(const uint8_t *from, int high) {
-    u8x16 bytes = bytes_at(from);
-    return high ? bytes >> 4 : bytes & 15;
-}
-
-/// f16 d, 16 bytes: x = d (q - 8).
-BODY void q4_0_part(const uint8_t *from, int part, f32x16 *out) {
-    *out = FLOATS_OF((i8x16)halves_of(from + 2, part) - 8) * SPLAT(half_at(from));
+/// f16 d, 16 bytes whose low halves are the first 16 numbers and whose high halves are the rest: x = d (q - 8).
+#define q4_0_scales one_scale
+BODY void q4_0_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    *out = FLOATS_OF(NUMBERS_OF(halves_at(from + 2, part) - 8)) * SPLAT(scales[0]);
 }
 
 /// f16 d and m, 16 bytes: x = d q + m.
-BODY void q4_1_part(const uint8_t *from, int part, f32x16 *out) {
-    *out = FLOATS_OF(halves_of(from + 4, part)) * SPLAT(half_at(from)) + SPLAT(half_at(from + 2));
-}
-
-/// The fifth bits of sixteen codes, which are the bits of two bytes.
-BODY u8x16 fifth_bits(const uint8_t *from) {
-    const u8x16 bits = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    u8x16 low = (u8x16){} + from[0], high = (u8x16){} + from[1];
-    u8x16 both = __builtin_shufflevector(low, high, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16);
-    return (u8x16)((both & bits) != 0) & 16;
+#define q4_1_scales two_scales
+BODY void q4_1_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    *out = FLOATS_OF(NUMBERS_OF(halves_at(from + 4, part))) * SPLAT(scales[0]) + SPLAT(scales[1]);
 }
 
 /// f16 d, 4 bytes of fifth bits, 16 bytes: x = d (q - 16).
-BODY void q5_0_part(const uint8_t *from, int part, f32x16 *out) {
-    u8x16 codes = halves_of(from + 6, part) | fifth_bits(from + 2 + 2 * part);
-    *out = FLOATS_OF((i8x16)codes - 16) * SPLAT(half_at(from));
+#define q5_0_scales one_scale
+BODY void q5_0_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    i32x16 fifth;
+    fifth_bits(from + 2, part, &fifth);
+    *out = FLOATS_OF((NUMBERS_OF(halves_at(from + 6, part)) | fifth) - 16) * SPLAT(scales[0]);
 }
 
 /// f16 d and m, 4 bytes of fifth bits, 16 bytes: x = d q + m.
-BODY void q5_1_part(const uint8_t *from, int part, f32x16 *out) {
-    u8x16 codes = halves_of(from + 8, part) | fifth_bits(from + 4 + 2 * part);
-    *out = FLOATS_OF(codes) * SPLAT(half_at(from)) + SPLAT(half_at(from + 2));
+#define q5_1_scales two_scales
+BODY void q5_1_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    i32x16 fifth;
+    fifth_bits(from + 4, part, &fifth);
+    *out = FLOATS_OF(NUMBERS_OF(halves_at(from + 8, part)) | fifth) * SPLAT(scales[0]) + SPLAT(scales[1]);
 }
 
-/// Codes of a run of 32 in a block that begins with f16 d and m and 12 bytes of eight 6-bit scales and minima:
-/// x = (d scale) q - (m minimum).
-BODY void k_values(const uint8_t *from, int run, u8x16 codes, f32x16 *out) {
-    const uint8_t *packed = from + 4;
-    int scale, minimum;
-    if (run < 4) {
-        scale = packed[run] & 63;
-        minimum = packed[run + 4] & 63;
-    } else {
-        scale = (packed[run + 4] & 15) | (packed[run - 4] >> 6) << 4;
-        minimum = (packed[run + 4] >> 4) | (packed[run] >> 6) << 4;
-    }
-    float factor = half_at(from) * (float)scale, offset = half_at(from + 2) * (float)minimum;
-    *out = FLOATS_OF(codes) * SPLAT(factor) - SPLAT(offset);
-}
+// ---- blocks of 256 -------------------------------------------------------------------------------------------------
 
-/// Scales as `k_values` says, 128 bytes: of each 32 the low halves are 32 numbers and the high halves the next 32.
-BODY void q4_k_part(const uint8_t *from, int part, f32x16 *out) {
+/// f16 d and m, 12 bytes of eight 6-bit scales and minima: x = (d scale) q - (m minimum) in a run of 32. The low six bits of
+/// four bytes each are the first four scales and minima; the low halves of the last four are those of the other scales and
+/// the high halves those of the other minima, whose upper two bits are the upper bits of the first eight bytes.
+BODY void q4_k_scales(const uint8_t *from, float *scales) {
+    uint32_t words[3], whole[4];
+    memcpy(words, from + 4, 12);
+    whole[0] = words[0] & 0x3f3f3f3f;
+    whole[1] = (words[2] & 0x0f0f0f0f) | (words[0] >> 2 & 0x30303030);
+    whole[2] = words[1] & 0x3f3f3f3f;
+    whole[3] = (words[2] >> 4 & 0x0f0f0f0f) | (words[1] >> 2 & 0x30303030);
+    f32x16 d = SPLAT(half_at(from)), m = SPLAT(half_at(from + 2));
+    f32x16 both = __builtin_shufflevector(d, m, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16);
+    STORE(scales, FLOATS_OF(NUMBERS_OF(bytes_at((const uint8_t *)whole))) * both);
+}
+/// 128 bytes: of each 32 the low halves are 32 numbers and the high halves the next 32.
+BODY void q4_k_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
     int run = part / 2;
-    k_values(from, run, halves_of(from + 16 + run / 2 * 32 + part % 2 * 16, run & 1), out);
+    u8x16 codes = halves_at(from + 16 + run / 2 * 32 + part % 2 * LANES, run & 1);
+    *out = FLOATS_OF(NUMBERS_OF(codes)) * SPLAT(scales[run]) - SPLAT(scales[8 + run]);
 }
 
 /// The same with 32 bytes of fifth bits before the 128: bit r of byte i belongs to number i of run r.
-BODY void q5_k_part(const uint8_t *from, int part, f32x16 *out) {
+#define q5_k_scales q4_k_scales
+BODY void q5_k_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
     int run = part / 2;
-    u8x16 fifth = (bytes_at(from + 16 + part % 2 * 16) >> (uint8_t)run & 1) << 4;
-    k_values(from, run, halves_of(from + 48 + run / 2 * 32 + part % 2 * 16, run & 1) | fifth, out);
+    u8x16 fifth = (bytes_at(from + 16 + part % 2 * LANES) >> (uint8_t)run & 1) << 4;
+    u8x16 codes = halves_at(from + 48 + run / 2 * 32 + part % 2 * LANES, run & 1) | fifth;
+    *out = FLOATS_OF(NUMBERS_OF(codes)) * SPLAT(scales[run]) - SPLAT(scales[8 + run]);
 }
 
 /// 128 bytes of low halves, 64 bytes of pairs of high bits, 16 signed scales, f16 d; x = (d scale) (q - 32). Each half of
 /// the block takes 64 and 32 bytes for four runs of 32 numbers.
-BODY void q6_k_part(const uint8_t *from, int part, f32x16 *out) {
-    int half = part / 8, run = part / 2 % 4, i = part % 2 * 16;
-    u8x16 halves = halves_of(from + half * 64 + (run & 1) * 32 + i, run >= 2);
+BODY void q6_k_scales(const uint8_t *from, float *scales) {
+    STORE(scales, FLOATS_OF(NUMBERS_OF(bytes_at(from + 192))) * SPLAT(half_at(from + 208)));
+}
+BODY void q6_k_part(const uint8_t *from, const float *scales, int part, f32x16 *out) {
+    int half = part / 8, run = part / 2 % 4, i = part % 2 * LANES;
     u8x16 bits = bytes_at(from + 128 + half * 32 + i) >> (uint8_t)(2 * run) & 3;
-    float factor = half_at(from + 208) * (float)(int8_t)from[192 + part];
-    *out = FLOATS_OF((i8x16)(halves | bits << 4) - 32) * SPLAT(factor);
+    u8x16 codes = halves_at(from + half * 64 + (run & 1) * 32 + i, run >= 2) | bits << 4;
+    *out = FLOATS_OF(NUMBERS_OF(codes - 32)) * SPLAT(scales[part]);
 }
 
-/// Runs body(part, elements of a block, bytes of a block) for the type.
-#define FOR_TYPE(type, body)                                   \
-    switch (type) {                                            \
-    case TRIBUTARY_GGML_Q4_0: body(q4_0_part, 32, 18) break;   \
-    case TRIBUTARY_GGML_Q4_1: body(q4_1_part, 32, 20) break;   \
-    case TRIBUTARY_GGML_Q5_0: body(q5_0_part, 32, 22) break;   \
-    case TRIBUTARY_GGML_Q5_1: body(q5_1_part, 32, 24) break;   \
-    case TRIBUTARY_GGML_Q8_0: body(q8_0_part, 32, 34) break;   \
-    case TRIBUTARY_GGML_Q4_K: body(q4_k_part, 256, 144) break; \
-    case TRIBUTARY_GGML_Q5_K: body(q5_k_part, 256, 176) break; \
-    default: body(q6_k_part, 256, 210) break;                  \
+/// Runs body(name, elements of a block, bytes of a block) for the type.
+#define FOR_TYPE(type, body)                              \
+    switch (type) {                                       \
+    case TRIBUTARY_GGML_Q4_0: body(q4_0, 32, 18) break;   \
+    case TRIBUTARY_GGML_Q4_1: body(q4_1, 32, 20) break;   \
+    case TRIBUTARY_GGML_Q5_0: body(q5_0, 32, 22) break;   \
+    case TRIBUTARY_GGML_Q5_1: body(q5_1, 32, 24) break;   \
+    case TRIBUTARY_GGML_Q8_0: body(q8_0, 32, 34) break;   \
+    case TRIBUTARY_GGML_Q4_K: body(q4_k, 256, 144) break; \
+    case TRIBUTARY_GGML_Q5_K: body(q5_k, 256, 176) break; \
+    default: body(q6_k, 256, 210) break;                  \
     }
 
 // ---- tiles as floats -----------------------------------------------------------------------------------------------
 
-#define BLOCK(part, elements, place, to)                                           \
-    _Pragma("clang loop unroll(full)") for (int i = 0; i < (elements) / 16; i++) { \
-        f32x16 values;                                                             \
-        part(place, i, &values);                                                   \
-        STORE((to) + 16 * i, values);                                              \
+/// Values low ..< high of a block, to the place where its first value would stand.
+#define BLOCK(name, elements, from, low, high, to)                                                                      \
+    {                                                                                                                   \
+        float scales[LANES];                                                                                            \
+        name##_scales(from, scales);                                                                                    \
+        _Pragma("clang loop unroll(full)") for (int i = 0; i < (elements) / LANES; i++) {                               \
+            long first = i * LANES > (low) ? i * LANES : (low), end = (i + 1) * LANES < (high) ? (i + 1) * LANES : (high); \
+            f32x16 values;                                                                                              \
+            if (first >= end) continue;                                                                                 \
+            name##_part(from, scales, i, &values);                                                                      \
+            if (end - first == LANES) STORE((to) + first, values);                                                      \
+            else memcpy((to) + first, (const float *)&values + (first - i * LANES), sizeof(float) * (size_t)(end - first)); \
+        }                                                                                                               \
     }
 
-/// Rows at `step` bytes from one another, columns column0 ..< column1 of each; a block that is only partly wanted is decoded
-/// beside its place.
-#define DECODE_ROWS(part, elements, bytes)                                                                                    \
-    for (long row = 0; row < rows; row++) {                                                                                   \
-        const uint8_t *from = values + row * step;                                                                            \
-        float *to = out + row * stride - column0;                                                                             \
-        for (long column = column0; column < column1;) {                                                                      \
-            long first = column / (elements) * (elements), end = first + (elements) < column1 ? first + (elements) : column1; \
-            const uint8_t *place = from + column / (elements) * (bytes);                                                      \
-            if (end - column == (elements)) {                                                                                 \
-                BLOCK(part, elements, place, to + column)                                                                     \
-            } else {                                                                                                          \
-                float whole[elements];                                                                                        \
-                BLOCK(part, elements, place, whole)                                                                           \
-                memcpy(to + column, whole + (column - first), 4 * (size_t)(end - column));                                    \
-            }                                                                                                                 \
-            column = end;                                                                                                     \
-        }                                                                                                                     \
+/// Rows at `step` bytes from one another, columns column0 ..< column1 of each.
+#define DECODE_ROWS(name, elements, bytes)                                                                              \
+    for (long row = 0; row < rows; row++) {                                                                             \
+        long place = column0 / (elements), low = column0 - place * (elements), high = column1 - place * (elements);     \
+        const uint8_t *from = values + row * step + place * (bytes);                                                    \
+        float *to = out + row * stride - low;                                                                           \
+        if (low > 0) {                                                                                                  \
+            BLOCK(name, elements, from, low, high, to)                                                                  \
+            from += (bytes), to += (elements), high -= (elements);                                                      \
+        }                                                                                                               \
+        for (; high >= (elements); from += (bytes), to += (elements), high -= (elements))                               \
+            BLOCK(name, elements, from, 0, elements, to)                                                                \
+        if (high > 0) BLOCK(name, elements, from, 0, high, to)                                                          \
     }
 
-BODY void ggml_body(int type, const uint8_t *values, long step, long rows, long column0, long column1, float *out, long stride) {
+BODY void ggml_body(int type, const uint8_t *restrict values, long step, long rows, long column0, long column1, float *restrict out,
+                    long stride) {
     FOR_TYPE(type, DECODE_ROWS)
 }
 VARIANTS(void, ggml, (int type, const uint8_t *values, long step, long rows, long column0, long column1, float *out, long stride),
@@ -142,4 +163,79 @@ VARIANTS(void, ggml, (int type, const uint8_t *values, long step, long rows, lon
 void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
                            long stride) {
     CHOOSE(ggml, (type, values, step, rows, column0, column1, out, stride));
+}
+
+// ---- products of a few tokens --------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+/// Bytes ahead of the present block that are asked for.
+enum { AHEAD = 2048 };
+
+/// A block times T tokens: part i to sums number `sum` of four.
+#define ADD_BLOCK(name, elements, from, x, sum)                                                                         \
+    {                                                                                                                   \
+        float scales[LANES];                                                                                            \
+        name##_scales(from, scales);                                                                                    \
+        __builtin_prefetch((from) + AHEAD);                                                                             \
+        _Pragma("clang loop unroll(full)") for (int i = 0; i < (elements) / LANES; i++) {                               \
+            f32x16 w;                                                                                                   \
+            name##_part(from, scales, i, &w);                                                                           \
+            _Pragma("clang loop unroll(full)") for (int t = 0; t < T; t++)                                              \
+                sums[t][sum] += w * LOAD((x) + t * x_stride + i * LANES);                                               \
+        }                                                                                                               \
+    }
+
+/// One row for T tokens, summed as dot_body sums: four sums over runs of 64, what is left to the first.
+#define ROW_OF(name, elements, bytes)                                                                                   \
+    BODY void name##_row(const int T, const uint8_t *from, long columns, const float *x, long x_stride, float *y, long y_stride) { \
+        f32x16 sums[TOKENS][4] = {};                                                                                    \
+        long k = 0;                                                                                                     \
+        if ((elements) >= 64) {                                                                                         \
+            for (; k < columns; k += (elements), from += (bytes)) ADD_BLOCK(name, elements, from, x + k, i % 4)         \
+        } else {                                                                                                        \
+            for (; k + 64 <= columns; k += 64, from += 2 * (bytes)) {                                                   \
+                ADD_BLOCK(name, elements, from, x + k, i)                                                               \
+                ADD_BLOCK(name, elements, from + (bytes), x + k + 32, i + 2)                                            \
+            }                                                                                                           \
+            if (k < columns) ADD_BLOCK(name, elements, from, x + k, 0)                                                  \
+        }                                                                                                               \
+        _Pragma("clang loop unroll(full)") for (int t = 0; t < T; t++) {                                                \
+            f32x16 all = (sums[t][0] + sums[t][1]) + (sums[t][2] + sums[t][3]);                                         \
+            y[t * y_stride] = sum_lanes(&all);                                                                          \
+        }                                                                                                               \
+    }
+ROW_OF(q4_0, 32, 18)
+ROW_OF(q4_1, 32, 20)
+ROW_OF(q5_0, 32, 22)
+ROW_OF(q5_1, 32, 24)
+ROW_OF(q8_0, 32, 34)
+ROW_OF(q4_k, 256, 144)
+ROW_OF(q5_k, 256, 176)
+ROW_OF(q6_k, 256, 210)
+
+#define MULTIPLY_ROWS(name, elements, bytes)                                                                            \
+    FOR_TOKENS(tokens, for (long i = 0; i < rows; i++) name##_row(T, values + i * step, columns, x + token * x_stride,  \
+                                                                  x_stride, y + token * y_stride + i, y_stride))
+#define PRODUCT(name, target)                                                                                           \
+    target static void name(int type, const uint8_t *values, long step, long rows, long columns, const float *x, long x_stride, \
+                            long tokens, float *y, long y_stride) {                                                     \
+        FOR_TYPE(type, MULTIPLY_ROWS)                                                                                   \
+    }
+PRODUCT(gemv_ggml_avx512, TARGET_AVX512)
+PRODUCT(gemv_ggml_avx2, TARGET_AVX2)
+#endif
+
+int tributary_gemv_ggml(int path, int type, const void *values, long step, long rows, long columns, const float *x, long x_stride,
+                        long tokens, float *y, long y_stride) {
+#if defined(__x86_64__)
+    if (path == TRIBUTARY_AVX512) {
+        gemv_ggml_avx512(type, values, step, rows, columns, x, x_stride, tokens, y, y_stride);
+        return 1;
+    }
+    if (path == TRIBUTARY_AVX2) {
+        gemv_ggml_avx2(type, values, step, rows, columns, x, x_stride, tokens, y, y_stride);
+        return 1;
+    }
+#endif
+    return 0;
 }

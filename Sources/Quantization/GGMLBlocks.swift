@@ -52,11 +52,25 @@ struct GGMLBlocks: PackedWeights {
         path: KernelPath
     ) {
         guard let start = tensor.bytes.baseAddress else { return }
-        let row = columns / tensor.dtype.blockElements * tensor.dtype.size
+        let row = tensor.rowBytes
         for run in tensor.runs(rows) {
             tributary_decode_ggml(
                 path.rawValue, kind, start + run.stored * row, run.step * row, run.rows.count, part.lowerBound,
                 part.upperBound, target + (run.rows.lowerBound - rows.lowerBound) * stride, stride)
         }
+    }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        guard let start = tensor.bytes.baseAddress else { return false }
+        let row = tensor.rowBytes
+        for run in tensor.runs(rows) {
+            let isDone = tributary_gemv_ggml(
+                path.rawValue, kind, start + run.stored * row, run.step * row, run.rows.count, x.columns, x.values, x.columns,
+                x.count, y + (run.rows.lowerBound - rows.lowerBound), lead)
+            guard isDone != 0 else { return false }
+        }
+        return true
     }
 }

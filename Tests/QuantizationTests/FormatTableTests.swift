@@ -100,6 +100,31 @@ import Testing
         }
     }
 
+    @Test(arguments: [(40, 192), (33, 100), (9, 37), (7, 95)])
+    func `every kernel path multiplies few tokens as its scalar twin`(shape: (Int, Int)) throws {
+        let (rows, columns) = shape
+        let values = values(rows, columns)
+        for format in WeightFormat.all where format.name != "llm-int8" {
+            let matrix = try matrix(format, values, rows, columns, from: .bf16)
+            for tokens in [1, 2, 3, 4, 7] {
+                let x = self.values(tokens, matrix.columns)
+                var twin: [UInt32]?
+                for path in KernelPath.supported {
+                    var y = [Float](repeating: .nan, count: tokens * rows)
+                    x.withUnsafeBufferPointer { x in
+                        let few = FewTokens(x.baseAddress!, count: tokens, columns: matrix.columns, for: [matrix])
+                        y.withUnsafeMutableBufferPointer {
+                            matrix.multiply(few, rows: 0..<rows, into: $0.baseAddress!, lead: rows, path: path)
+                        }
+                    }
+                    let bits = y.map(\.bitPattern)
+                    #expect(twin.map { $0 == bits } ?? true, "\(format.name) \(path) \(tokens)")
+                    twin = bits
+                }
+            }
+        }
+    }
+
     @Test(arguments: [(40, 192), (33, 100), (9, 37)])
     func `every kernel path decodes and packs as its scalar twin`(shape: (Int, Int)) throws {
         let (rows, columns) = shape

@@ -103,6 +103,10 @@ void tributary_gemv_int8(int path, const int8_t *codes, const float *scales, lon
 void tributary_gemv_4bit(int path, const uint8_t *packed, const float *scales, long first_block, int block_shift,
                          const float *table, long columns, long row0, long row1, const float *x, long x_stride, long tokens,
                          float *y, long y_stride);
+/// W of GGML's blocks, rows that are whole blocks and `step` bytes apart, see tributary_decode_ggml; 0 where the path has no
+/// such product: decoding and tributary_gemv_f32 give its bits.
+int tributary_gemv_ggml(int path, int type, const void *values, long step, long rows, long columns, const float *x, long x_stride,
+                         long tokens, float *y, long y_stride);
 /// x in the order in which codes are read; `out` has room for `columns` rounded up to 128.
 void tributary_gemv_order_4bit(const float *x, long columns, float *out);
 
