@@ -72,7 +72,8 @@ enum {
     TRIBUTARY_GGML_Q4_K = 12, TRIBUTARY_GGML_Q5_K = 13, TRIBUTARY_GGML_Q6_K = 14
 };
 /// Columns column0 ..< column1 of `rows` rows, whose first begins at `values` and which are `step` bytes apart, as floats;
-/// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends.
+/// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends. Of scales that
+/// are no numbers only that is the same on every path.
 void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
                            long stride);
 
