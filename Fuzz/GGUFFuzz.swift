@@ -77,10 +77,10 @@ private enum GGUFFuzz {
             ("tokenizer.ggml.token_type", .integers([1, 1, 1, 1, 3])), ("tokenizer.ggml.bos_token_id", .uint32(4)),
         ]
         return [
-            model("qwen2", byteLevel, vocabulary: 5), model("llama", sentencePiece, vocabulary: 6),
-            model("llama", merged, vocabulary: tokens.count, blocks: [.q4_0, .q8_0, .f16]),
+            model("qwen2", byteLevel, vocabulary: 5), model("llama", sentencePiece, vocabulary: 6, blocks: [.q5_0, .f16, .q4_1]),
+            model("llama", merged, vocabulary: tokens.count, blocks: [.q4_0, .q8_0, .q5_1]),
             model("llama", llama3, vocabulary: 5, blocks: [.q4K, .q6K, .q8_0], width: 256),
-            model("qwen2", [], vocabulary: 2, blocks: [.q6K, .f32, .q4K], width: 256),
+            model("qwen2", [], vocabulary: 2, blocks: [.q6K, .f32, .q5K], width: 256),
         ]
     }
 

@@ -2,24 +2,10 @@
 //
 // One row after another: its sum has one order, whatever the rows, tokens and threads beside it, and a processor follows
 // a single run of memory best. -ffp-contract=off keeps the bits of every path equal.
-#include "path.h"
-#include <string.h>
+#include "lanes.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-
-enum { LANES = 16, TOKENS = 4 };
-
-/// Calls row(T, ...) with T a constant, for `tokens` tokens in groups of four at most.
-#define FOR_TOKENS(tokens, body)                                    \
-    for (long token = 0; token < (tokens); token += TOKENS) {       \
-        switch ((tokens) - token) {                                 \
-        case 1: { enum { T = 1 }; body; break; }                    \
-        case 2: { enum { T = 2 }; body; break; }                    \
-        case 3: { enum { T = 3 }; body; break; }                    \
-        default: { enum { T = TOKENS }; body; break; }              \
-        }                                                           \
-    }
 
 // ---- weights that are numbers, or bytes with a scale for 64 of them ------------------------------------------------
 // Sums as in dot_body (layers.c): four of sixteen lanes over runs of 64, joined, then what is left one by one.

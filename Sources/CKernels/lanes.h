@@ -4,8 +4,20 @@
 #include "path.h"
 #include <string.h>
 
-enum { LANES = 16 };
+/// Lanes of a vector, and tokens whose sums are kept in registers together.
+enum { LANES = 16, TOKENS = 4 };
 static const i32x16 lane_numbers __attribute__((unused)) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/// Runs body with T a constant, from `token` on, for `tokens` tokens in groups of four at most.
+#define FOR_TOKENS(tokens, body)                                    \
+    for (long token = 0; token < (tokens); token += TOKENS) {       \
+        switch ((tokens) - token) {                                 \
+        case 1: { enum { T = 1 }; body; break; }                    \
+        case 2: { enum { T = 2 }; body; break; }                    \
+        case 3: { enum { T = 3 }; body; break; }                    \
+        default: { enum { T = TOKENS }; body; break; }              \
+        }                                                           \
+    }
 
 BODY float largest_lane(const f32x16 *v) {
     float m = (*v)[0];

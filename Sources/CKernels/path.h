@@ -27,7 +27,8 @@ typedef u16x16 u16x16_u __attribute__((aligned(1), may_alias));
 typedef i8x16 i8x16_u __attribute__((aligned(1), may_alias));
 #define LOAD(pointer) (*(const f32x16_u *)(pointer))
 #define STORE(pointer, value) (*(f32x16_u *)(pointer) = (value))
-#define SPLAT(value) ((f32x16){} + (float)(value))
+typedef float f32x16_same __attribute__((ext_vector_type(16)));
+#define SPLAT(value) ((f32x16)(f32x16_same)(float)(value))
 
 // Lanes are added in one fixed order, whatever the instruction set.
 BODY float sum_lanes(const f32x16 *v) {
@@ -80,19 +81,19 @@ static inline float bf16_to_float(uint16_t half) {
     return value;
 }
 
-/// The IEEE half at any address: exponent and fraction move into place and are multiplied by 2^(127 - 15), which is exact,
-/// subnormals included; infinities and NaNs take the largest exponent.
+/// The IEEE half at any address: sign, exponent and fraction move into place and are multiplied by 2^(127 - 15), which is
+/// exact, subnormals included; infinities and NaNs take the largest exponent.
 BODY float half_at(const void *from) {
-    uint16_t half;
+    int16_t half;
     __builtin_memcpy(&half, from, 2);
-    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, bits;
+    uint32_t bits = (uint32_t)half << 13 & 0x8fffe000;
     float value;
-    __builtin_memcpy(&value, &magnitude, 4);
-    value *= 0x1p112f;
-    __builtin_memcpy(&bits, &value, 4);
-    if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;
-    bits |= (uint32_t)(half & 0x8000) << 16;
     __builtin_memcpy(&value, &bits, 4);
+    value *= 0x1p112f;
+    if (__builtin_expect((half & 0x7c00) == 0x7c00, 0)) {
+        bits |= 0x7f800000;
+        __builtin_memcpy(&value, &bits, 4);
+    }
     return value;
 }
 /// Sixteen of them, at any address.

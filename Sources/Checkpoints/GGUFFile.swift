@@ -160,7 +160,7 @@ public final class GGUFFile: Sendable {
             guard let type = Self.types[typeNumber] else {
                 throw Failure(
                     .badData,
-                    "\(path): tensor \(name) is stored as \(Self.otherTypes[typeNumber] ?? "type \(typeNumber)"), which is not supported; F32, F16, BF16, Q8_0, Q4_0, Q4_K and Q6_K are"
+                    "\(path): tensor \(name) is stored as \(Self.otherTypes[typeNumber] ?? "type \(typeNumber)"), which is not supported; \(Self.typeNames) are"
                 )
             }
             guard shape.last! % type.blockElements == 0 else {
@@ -203,14 +203,14 @@ public final class GGUFFile: Sendable {
         self.file = file
     }
 
-    /// Tensor types by their numbers (ggml.h, `ggml_type`).
-    static let types: [UInt32: TensorType] = [
-        0: .f32, 1: .f16, 2: .q4_0, 8: .q8_0, 12: .q4K, 14: .q6K, 30: .bf16,
-    ]
+    /// Tensor types by their numbers.
+    private static let types = Dictionary(
+        uniqueKeysWithValues: TensorType.allCases.compactMap { type in type.numberInGGUF.map { ($0, type) } })
+    private static let typeNames = TensorType.allCases.filter { $0.numberInGGUF != nil }.map(\.rawValue).joined(separator: ", ")
     private static let otherTypes: [UInt32: String] = [
-        3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
-        18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
-        27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+        9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
+        21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+        35: "TQ2_0", 39: "MXFP4",
     ]
 }
 

@@ -78,7 +78,7 @@ public func writeGGUF(_ path: String, metadata: [(key: String, value: GGUFEntry)
         precondition(
             tensor.bytes.count == count / tensor.type.blockElements * tensor.type.size,
             "tensor \(tensor.name) does not have the bytes of its shape")
-        guard let number = GGUFFile.types.first(where: { $0.value == tensor.type })?.key else {
+        guard let number = tensor.type.numberInGGUF else {
             preconditionFailure("GGUF has no type \(tensor.type.rawValue) here")
         }
         text(tensor.name)

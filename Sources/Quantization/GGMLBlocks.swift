@@ -1,6 +1,6 @@
 /// GGML's blocks in a GGUF file, read where the file is mapped: a row is whole blocks, and a tile is decoded as it is needed.
 ///
-/// ggml-common.h and ggml-quants.c: `block_q8_0`, `block_q4_0`, `block_q4_K`, `block_q6_K`. We read them and do not write them.
+/// ggml-common.h and ggml-quants.c. We read them and do not write them.
 
 import CKernels
 import Checkpoints
@@ -8,14 +8,8 @@ import LinearAlgebra
 import Primitives
 
 extension WeightFormat {
-    /// 32 bytes with a scale.
-    public static let q8_0 = ggml(.q8_0)
-    /// 32 codes of 4 bits with a scale.
-    public static let q4_0 = ggml(.q4_0)
-    /// 256 codes of 4 bits, with a scale and a minimum in 6 bits for each 32.
-    public static let q4K = ggml(.q4K)
-    /// 256 codes of 6 bits, with a scale in 8 bits for each 16.
-    public static let q6K = ggml(.q6K)
+    /// A row for each type of blocks.
+    static let ggmlBlocks = TensorType.allCases.filter(\.isBlocks).map(ggml)
 
     private static func ggml(_ type: TensorType) -> WeightFormat {
         WeightFormat(
@@ -30,16 +24,12 @@ extension WeightFormat {
 
 struct GGMLBlocks: PackedWeights {
     private let tensor: StoredTensor
-    private let kind: Int
+    /// ggml's number.
+    private let kind: Int32
 
     /// - Throws: `Failure` if the tensor has another type or shape.
     init(_ tensor: StoredTensor, rows: Int, columns: Int) throws(Failure) {
-        switch tensor.dtype {
-        case .q8_0: kind = Int(TRIBUTARY_GGML_Q8_0)
-        case .q4_0: kind = Int(TRIBUTARY_GGML_Q4_0)
-        case .q4K: kind = Int(TRIBUTARY_GGML_Q4_K)
-        case .q6K: kind = Int(TRIBUTARY_GGML_Q6_K)
-        default:
+        guard tensor.dtype.isBlocks, let number = tensor.dtype.numberInGGUF else {
             throw Failure(
                 .badData, "\(tensor.file.path): tensor \(tensor.name) is stored as \(tensor.dtype.rawValue), not in blocks")
         }
@@ -51,6 +41,7 @@ struct GGMLBlocks: PackedWeights {
             )
         }
         self.tensor = tensor
+        kind = Int32(number)
     }
 
     var formatName: String { tensor.dtype.rawValue.lowercased() }
@@ -61,11 +52,25 @@ struct GGMLBlocks: PackedWeights {
         path: KernelPath
     ) {
         guard let start = tensor.bytes.baseAddress else { return }
-        let row = columns / tensor.dtype.blockElements * tensor.dtype.size
+        let row = tensor.rowBytes
         for run in tensor.runs(rows) {
             tributary_decode_ggml(
-                path.rawValue, Int32(kind), start + run.stored * row, run.step * row, run.rows.count, part.lowerBound,
+                path.rawValue, kind, start + run.stored * row, run.step * row, run.rows.count, part.lowerBound,
                 part.upperBound, target + (run.rows.lowerBound - rows.lowerBound) * stride, stride)
         }
+    }
+
+    func multiply(
+        _ x: FewTokens, rows: Range<Int>, into y: UnsafeMutablePointer<Float>, lead: Int, path: KernelPath
+    ) -> Bool {
+        guard let start = tensor.bytes.baseAddress else { return false }
+        let row = tensor.rowBytes
+        for run in tensor.runs(rows) {
+            let isDone = tributary_gemv_ggml(
+                path.rawValue, kind, start + run.stored * row, run.step * row, run.rows.count, x.columns, x.values, x.columns,
+                x.count, y + (run.rows.lowerBound - rows.lowerBound), lead)
+            guard isDone != 0 else { return false }
+        }
+        return true
     }
 }

@@ -48,9 +48,7 @@ public struct WeightFormat: Sendable {
     }
 
     /// Every format.
-    public static let all: [WeightFormat] = [
-        .f32, .f16, .bf16, .int8, .nf4, .fp4, .llmInt8, .q8_0, .q4_0, .q4K, .q6K,
-    ]
+    public static let all: [WeightFormat] = [.f32, .f16, .bf16, .int8, .nf4, .fp4, .llmInt8] + ggmlBlocks
 
     public static func named(_ name: String) -> WeightFormat? { all.first { $0.name == name } }
 

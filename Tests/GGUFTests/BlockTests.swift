@@ -8,7 +8,8 @@ import TestSupport
 import Testing
 
 @Suite struct BlockTests {
-    static let types: [(type: TensorType, columns: Int)] = [(.q8_0, 96), (.q4_0, 96), (.q4K, 512), (.q6K, 512)]
+    /// Each with the columns of its golden matrix.
+    static let types = TensorType.allCases.filter(\.isBlocks).map { (type: $0, columns: $0.blockElements == 32 ? 96 : 512) }
     let folder = TemporaryFolder()
 
     /// One matrix in a GGUF file.

@@ -46,9 +46,10 @@ import Testing
         let columns = (columns + type.blockElements - 1) / type.blockElements * type.blockElements
         var generator = SeededGenerator(seed: 18, purpose: "blocks")
         var bytes = (0..<rows * (columns / type.blockElements * type.size)).map { _ in UInt8(generator.integer(below: 256)) }
-        // Scales in half precision: those of Q6_K end a block, the others begin it.
+        // Scales and minima in half precision: those of Q6_K end a block, the others begin it.
+        let places = type == .q6K ? [208] : [.q4_0, .q5_0, .q8_0].contains(type) ? [0] : [0, 2]
         for block in stride(from: 0, to: bytes.count, by: type.size) {
-            for place in type == .q6K ? [208] : type == .q4K ? [0, 2] : [0] { bytes[block + place + 1] = 0x2C }
+            for place in places { bytes[block + place + 1] = 0x2C }
         }
         let path = folder.file("\(format.name)-\(rows)-\(columns).gguf")
         try writeGGUF(path, metadata: [], tensors: [GGUFTensor(name: "w", type: type, shape: [rows, columns], bytes: bytes)])
@@ -96,6 +97,31 @@ import Testing
             let matrix = try matrix(format, values, rows, columns, from: .f32)
             let bits = 8 * Double(matrix.byteCount) / Double(rows * columns)
             #expect(abs(bits - format.bitsPerWeight) < 0.02, "\(format.name): \(bits)")
+        }
+    }
+
+    @Test(arguments: [(40, 192), (33, 100), (9, 37), (7, 95)])
+    func `every kernel path multiplies few tokens as its scalar twin`(shape: (Int, Int)) throws {
+        let (rows, columns) = shape
+        let values = values(rows, columns)
+        for format in WeightFormat.all where format.name != "llm-int8" {
+            let matrix = try matrix(format, values, rows, columns, from: .bf16)
+            for tokens in [1, 2, 3, 4, 7] {
+                let x = self.values(tokens, matrix.columns)
+                var twin: [UInt32]?
+                for path in KernelPath.supported {
+                    var y = [Float](repeating: .nan, count: tokens * rows)
+                    x.withUnsafeBufferPointer { x in
+                        let few = FewTokens(x.baseAddress!, count: tokens, columns: matrix.columns, for: [matrix])
+                        y.withUnsafeMutableBufferPointer {
+                            matrix.multiply(few, rows: 0..<rows, into: $0.baseAddress!, lead: rows, path: path)
+                        }
+                    }
+                    let bits = y.map(\.bitPattern)
+                    #expect(twin.map { $0 == bits } ?? true, "\(format.name) \(path) \(tokens)")
+                    twin = bits
+                }
+            }
         }
     }
 

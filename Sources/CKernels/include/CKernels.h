@@ -66,10 +66,14 @@ void tributary_decode_f16(int path, const void *values, long columns, long row0,
 void tributary_decode_f32(const void *values, long columns, long row0, long row1, long column0, long column1, float *out,
                           long stride);
 
-// GGML's blocks, as GGUF files hold them.
-enum { TRIBUTARY_GGML_Q8_0, TRIBUTARY_GGML_Q4_0, TRIBUTARY_GGML_Q4_K, TRIBUTARY_GGML_Q6_K };
+// GGML's blocks, as GGUF files hold them, by ggml's numbers (ggml.h, `ggml_type`).
+enum {
+    TRIBUTARY_GGML_Q4_0 = 2, TRIBUTARY_GGML_Q4_1 = 3, TRIBUTARY_GGML_Q5_0 = 6, TRIBUTARY_GGML_Q5_1 = 7, TRIBUTARY_GGML_Q8_0 = 8,
+    TRIBUTARY_GGML_Q4_K = 12, TRIBUTARY_GGML_Q5_K = 13, TRIBUTARY_GGML_Q6_K = 14
+};
 /// Columns column0 ..< column1 of `rows` rows, whose first begins at `values` and which are `step` bytes apart, as floats;
-/// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends.
+/// `stride` floats from row to row of `out`. A row is whole blocks; column0 and column1 need not be at their ends. Of scales that
+/// are no numbers only that is the same on every path.
 void tributary_decode_ggml(int path, int type, const void *values, long step, long rows, long column0, long column1, float *out,
                            long stride);
 
@@ -100,6 +104,10 @@ void tributary_gemv_int8(int path, const int8_t *codes, const float *scales, lon
 void tributary_gemv_4bit(int path, const uint8_t *packed, const float *scales, long first_block, int block_shift,
                          const float *table, long columns, long row0, long row1, const float *x, long x_stride, long tokens,
                          float *y, long y_stride);
+/// W of GGML's blocks, rows that are whole blocks and `step` bytes apart, see tributary_decode_ggml; 0 where the path has no
+/// such product: decoding and tributary_gemv_f32 give its bits.
+int tributary_gemv_ggml(int path, int type, const void *values, long step, long rows, long columns, const float *x, long x_stride,
+                         long tokens, float *y, long y_stride);
 /// x in the order in which codes are read; `out` has room for `columns` rounded up to 128.
 void tributary_gemv_order_4bit(const float *x, long columns, float *out);
 

@@ -27,19 +27,19 @@ def f16(values):
 
 
 def quantize(weight, kind):
-    """The bytes of a matrix. gguf quantizes to Q8_0 and Q4_0; K-blocks get random codes and scales of about the same size."""
+    """The bytes of a matrix. gguf quantizes to blocks of 32; K-blocks get random codes and scales of about the same size."""
     rows, columns = weight.shape
-    if kind in (Kind.Q8_0, Kind.Q4_0, Kind.BF16):
+    if kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.BF16):
         return gguf.quants.quantize(weight, kind)
     if kind in (Kind.F32, Kind.F16):
         return weight.astype(np.float32 if kind == Kind.F32 else np.float16)
     size = float(np.abs(weight).std())
     blocks = []
     for _ in range(rows * columns // 256):
-        if kind == Kind.Q4_K:
-            d = f16([size / 32 / 8 * rng.uniform(0.5, 1.5)])
+        if kind in (Kind.Q4_K, Kind.Q5_K):
+            d = f16([size / 32 / (8 if kind == Kind.Q4_K else 16) * rng.uniform(0.5, 1.5)])
             m = f16([size / 32 * rng.uniform(0.5, 1.5)])
-            blocks.append(np.concatenate([d, m, rng.integers(0, 256, 140, dtype=np.uint8)]))
+            blocks.append(np.concatenate([d, m, rng.integers(0, 256, 140 if kind == Kind.Q4_K else 172, dtype=np.uint8)]))
         else:
             scales = rng.integers(-128, 128, 16, dtype=np.int8).view(np.uint8)
             d = f16([size / 64 / 16 * rng.uniform(0.5, 1.5)])
@@ -47,15 +47,15 @@ def quantize(weight, kind):
     return np.concatenate(blocks).reshape(rows, -1)
 
 
-def write_blocks():
+def make_blocks(kinds):
     tensors = {}
-    for kind, columns in [(Kind.Q8_0, 96), (Kind.Q4_0, 96), (Kind.Q4_K, 512), (Kind.Q6_K, 512)]:
+    for kind, columns in kinds:
         values = rng.standard_normal((3, columns)).astype(np.float32)
         values[1] *= 1e-6  # subnormal scales
         packed = quantize(values, kind)
         tensors[f"{kind.name}.packed"] = packed
         tensors[f"{kind.name}.values"] = gguf.quants.dequantize(packed, kind).astype(np.float32)
-    save_file(tensors, f"{out}/blocks.safetensors")
+    return tensors
 
 
 def add_tensor(writer, name, weight, kind):
@@ -166,7 +166,7 @@ def byte_level(writer, vocabulary):
 
 
 if __name__ == "__main__":
-    write_blocks()
+    blocks = make_blocks([(Kind.Q8_0, 96), (Kind.Q4_0, 96), (Kind.Q4_K, 512), (Kind.Q6_K, 512)])
     write_model("llama-mixed", "llama", {
         "embedding": Kind.Q6_K, "attn_q": Kind.Q4_K, "attn_k": Kind.Q6_K, "attn_v": Kind.F16, "attn_output": Kind.Q8_0,
         "ffn_gate": Kind.Q4_K, "ffn_up": Kind.Q4_0, "ffn_down": Kind.BF16,
@@ -177,3 +177,6 @@ if __name__ == "__main__":
         "ffn_gate": Kind.Q4_0, "ffn_up": Kind.Q8_0, "ffn_down": Kind.Q4_0,
     }, byte_level, hidden=64, intermediate=96, heads=4, kv_heads=2, head_size=16, layers=2, vocabulary=272, tied=False,
         biased=True)
+    # After the models, whose weights come from the same generator.
+    blocks |= make_blocks([(Kind.Q4_1, 96), (Kind.Q5_0, 96), (Kind.Q5_1, 96), (Kind.Q5_K, 512)])
+    save_file(blocks, f"{out}/blocks.safetensors")
