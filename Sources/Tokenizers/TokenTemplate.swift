@@ -40,7 +40,12 @@ struct TokenTemplate: Sendable, Equatable {
 
     private mutating func readTemplate(_ part: FilePart) throws(Failure) {
         var isBeforeText = true
-        for element in try part.parts("single") {
+        let elements = try part.parts("single")
+        func tooMany() -> Failure {
+            part.failure("\"\(part.name)\" puts more than \(Self.mostTokens) tokens around a text: not supported")
+        }
+        guard elements.count <= Self.mostTokens else { throw tooMany() }
+        for element in elements {
             if let sequence = element.part("Sequence") {
                 guard isBeforeText, try sequence.text("id") == "A" else {
                     throw element.failure(
@@ -56,9 +61,7 @@ struct TokenTemplate: Sendable, Equatable {
                     let id = try id.tokenID(id.value, "\"\(name)\" in \"\(part.name)\"")
                     if isBeforeText { prefix.append(id) } else { suffix.append(id) }
                 }
-                guard prefix.count + suffix.count <= Self.mostTokens else {
-                    throw part.failure("\"\(part.name)\" puts more than \(Self.mostTokens) tokens around a text: not supported")
-                }
+                guard prefix.count + suffix.count <= Self.mostTokens else { throw tooMany() }
             }
         }
         if isBeforeText { throw part.failure("\"\(part.name).single\" does not hold the text, $A") }

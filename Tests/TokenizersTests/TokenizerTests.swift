@@ -307,6 +307,10 @@ private func json(_ text: String) throws -> JSONValue { try JSONValue(parsing: t
                 "more than 1024 tokens around a text", "post_processor",
                 #"{"type":"TemplateProcessing","single":[\#(repeated(around, 400)),{"Sequence":{"id":"A"}}],"special_tokens":{"[CLS]":{"ids":[1,2,3]}}}"#
             ),
+            (
+                "more than 1024 tokens around a text", "post_processor",
+                #"{"type":"TemplateProcessing","single":[\#(repeated(around, 1024)),{"Sequence":{"id":"A"}}],"special_tokens":{"[CLS]":{"ids":[]}}}"#
+            ),
         ]
         for (expected, key, value) in changes {
             let bytes = try changed("wordpiece-bert") { $0.set(key, try json(value)) }
