@@ -1,8 +1,9 @@
 /// Several stacks as one of bounded rank: the best approximation of their summed products (Eckart and Young 1936).
 ///
-/// The product B A, `[outputs, inputs]`, is never formed. With thin factorizations B = Q_b R_b and A^T = Q_a R_a, the
+/// The product B A, `[outputs, inputs]`, is not formed. With thin factorizations B = Q_b R_b and A^T = Q_a R_a, the
 /// singular values of B A are those of the small core R_b R_a^T, and its vectors are Q_b U and Q_a V (as in FLoRIST,
-/// arXiv:2506.09199). All in double precision, rounded to single once.
+/// arXiv:2506.09199). All in double precision, rounded to single once. Where the bound is the matrix's smaller side, nothing is
+/// cut off, and B A itself is one of the factors.
 
 import Adapters
 import Checkpoints
@@ -61,6 +62,18 @@ private struct TruncatedProduct {
     ///   - b: `[outputs, rank]`
     ///   - a: `[rank, inputs]`
     init(b: [Double], a: [Double], map: LinearMap, rank: Int, keeping kept: Int) throws(Failure) {
+        // Nothing is cut off: the product itself beside an identity has as small a rank, and needs no decomposition.
+        let side = min(map.outputs, map.inputs)
+        guard kept < side else {
+            let product = multiply(b, a, m: map.outputs, n: map.inputs, k: rank)
+            let identity = (0..<side * side).map { $0 / side == $0 % side ? 1.0 : 0 }
+            let isTall = map.outputs > map.inputs
+            self.a = isTall ? identity : product
+            self.b = isTall ? product : identity
+            squaredWhole = product.reduce(0) { $0 + $1 * $1 }
+            squaredCut = 0
+            return
+        }
         let left = try Thin(b, rows: map.outputs, columns: rank)
         let right = try Thin(transposed(a, rows: rank, columns: map.inputs), rows: map.inputs, columns: rank)
         let core = multiply(left.r, right.r, m: left.width, n: right.width, k: rank, transposeB: true)

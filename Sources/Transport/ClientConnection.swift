@@ -102,7 +102,7 @@ public final class ClientConnection: @unchecked Sendable {
         state.withLock { state in
             guard !state.closed else { return }
             state.closed = true
-            nng_close(nng_socket(id: socket))
+            closeSocket(socket)
         }
     }
 

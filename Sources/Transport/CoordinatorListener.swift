@@ -113,7 +113,7 @@ public final class CoordinatorListener: Sendable {
         guard !closed.exchange(true, ordering: .acquiringAndReleasing) else { return }
         // NNG has no linger: closing at once could cut the last replies off.
         pause(milliseconds: 100)
-        nng_close(nng_socket(id: socket))
+        closeSocket(socket)
     }
 
     private func serve(_ context: nng_ctx, _ handler: @Sendable ([UInt8]) -> [UInt8]) {
