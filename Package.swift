@@ -165,7 +165,7 @@ let package = Package(
                 "Primitives", "LinearAlgebra", "Quantization", "Checkpoints", "Adapters", "Datasets", "Model", "Training", "Plan",
                 "Wire", "CoordinatorCore", "ClientCore", "ClientEngine", "Simulation",
             ]),
-        tests("ProgramTests", ["Primitives", "PlanOptions", "Wire", "Transport"]),
+        tests("ProgramTests", ["Primitives", "Plan", "PlanOptions", "Wire", "Transport"]),
     ]
 )
 

@@ -103,6 +103,10 @@ struct JoinCommand: ParsableCommand {
             throw Failure(
                 .usage, "--label-field means nothing to \(model), which predicts tokens and does not classify: leave it out")
         }
+        guard chatTemplate == nil || !engineBase.checkpoint.configuration.isEncoder else {
+            throw Failure(
+                .usage, "--chat-template means nothing to \(model), which classifies texts and reads no messages: leave it out")
+        }
         let channel = ProcessChannel(address: address, giveUpAfterSeconds: giveUpAfter, logger: logger)
         let engine = try Engine(
             name: name, base: engineBase, data: data, evaluationData: evalData, textField: textField,

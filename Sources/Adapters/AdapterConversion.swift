@@ -138,7 +138,7 @@ extension PEFTAdapter {
             guard entry.rank <= specification.rank else {
                 throw Failure(
                     .usage,
-                    "\(origin) has rank \(entry.rank) at \(entry.map), above the rank \(specification.rank) of this run: use --rank \(entry.rank)"
+                    "\(origin) has rank \(entry.rank) at \(entry.map), above the rank \(specification.rank) of this training: use a rank of at least \(entry.rank)"
                 )
             }
             let factor = entry.scale / specification.scale

@@ -35,14 +35,15 @@ public struct AdapterSpecification: Equatable, Sendable {
         guard rank >= 1 else {
             throw Failure(.usage, "rank \(rank) is not possible: a rank is at least 1")
         }
-        guard alpha.isFinite, alpha > 0 else {
-            throw Failure(.usage, "alpha \(alpha) is not possible: alpha is a positive number")
-        }
         for map in maps where rank > min(map.outputs, map.inputs) {
             throw Failure(
                 .usage,
                 "rank \(rank) is above \(map.name), a \(map.outputs) x \(map.inputs) matrix: use a rank of at most \(min(map.outputs, map.inputs)), or leave \(map.moduleName) out of --target-modules"
             )
+        }
+        // Such that every scale, and what one scale is over another, is an ordinary Float.
+        guard (1e-9...1e9).contains(alpha) else {
+            throw Failure(.usage, "alpha \(alpha) is not possible: alpha is a positive number, from 1e-9 to 1e9")
         }
         self.method = method
         self.maps = maps

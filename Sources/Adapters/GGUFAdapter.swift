@@ -16,8 +16,14 @@ extension PEFTAdapter {
     /// - Throws: `Failure` if the adapter belongs to another base, or llama.cpp has no adapters for it, or if something else
     ///   than a GGUF adapter stands at `path`
     public func writeGGUF(path: String, configuration: ModelConfiguration, name: String) throws(Failure) {
-        guard head.isEmpty, !configuration.isEncoder else {
+        guard head.isEmpty else {
             throw Failure(.usage, "\(origin) belongs to a classifier, for which llama.cpp has no adapters")
+        }
+        guard !configuration.isEncoder else {
+            throw Failure(
+                .usage,
+                "the base is a \(configuration.architecture.rawValue) model, an encoder, for which llama.cpp has no adapters"
+            )
         }
         try Self.checkReplaceableGGUF(path)
         let entries = try entries(for: configuration.linearMaps)

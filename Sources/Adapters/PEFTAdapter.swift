@@ -96,6 +96,7 @@ public struct PEFTAdapter: Sendable {
     /// - Throws: `Failure` that names the file and the field or tensor that is wrong or not supported.
     public init(folder: String) throws(Failure) {
         let configurationPath = folder + "/adapter_config.json"
+        try checkFolderCanBeEntered(folder)
         guard fileExists(configurationPath) else {
             throw Failure(
                 .missingInput, "\(folder) holds no adapter_config.json: an adapter is a folder that PEFT or Tributary wrote")
@@ -154,9 +155,26 @@ public struct PEFTAdapter: Sendable {
             head = try Self.head(file.names, prefix: "", in: file, path: headPath)
             place = .file
         }
+        if head.isEmpty { try Self.checkHeadless(folder, configuration, path) }
         self.init(
             entries: entries, head: head, headPlace: place, labels: try Self.readLabels(folder, of: head), origin: folder,
             baseModel: configuration.baseModel)
+    }
+
+    /// - Throws: `Failure(.badData)` that names the missing file or tensors, if the folder without a head once had one
+    private static func checkHeadless(_ folder: String, _ configuration: PEFTConfiguration, _ path: String) throws(Failure) {
+        if !configuration.savedModules.isEmpty {
+            throw Failure(
+                .badData,
+                "\(path) lacks the head \(configuration.savedModules.joined(separator: ", ")), which adapter_config.json names: copy the adapter's folder again"
+            )
+        }
+        guard !fileExists(folder + "/labels.json") else {
+            throw Failure(
+                .badData,
+                "\(folder) holds labels.json, but head.safetensors is missing, whose outputs they belong to: copy the adapter's folder again"
+            )
+        }
     }
 
     private static func readLabels(_ folder: String, of head: [HeadEntry]) throws(Failure) -> [String] {
@@ -266,9 +284,22 @@ public struct PEFTAdapter: Sendable {
         return entries.sorted { order[$0.map]! < order[$1.map]! }
     }
 
-    /// Writes the folder; an adapter that was there is replaced in one step. Parameters as those of `stage`.
+    /// Writes the folder; an adapter that was there is replaced in one step. Parameters and errors as those of `stage`.
     public func write(folder: String, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []) throws(Failure) {
-        try putInPlace([try stage(folder: folder, maps: maps, extraFiles: extraFiles)])
+        try write(into: Self.place(folder), maps: maps, extraFiles: extraFiles)
+    }
+
+    /// The place of an adapter that will be written: whether it can be made is known at once.
+    public static func place(_ folder: String) throws(Failure) -> FolderWriting {
+        try FolderWriting(folder, replacing: isOurs)
+    }
+
+    /// Writes the folder into a place that was made before.
+    public func write(
+        into place: FolderWriting, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []
+    ) throws(Failure) {
+        try stage(into: place, maps: maps, extraFiles: extraFiles)
+        try putInPlace([place])
     }
 
     /// Writes the folder beside its place, for `putInPlace`.
@@ -279,9 +310,10 @@ public struct PEFTAdapter: Sendable {
     /// - Parameters:
     ///   - maps: the base's linear maps, so that `target_modules` can name modules that are adapted in every layer
     ///   - extraFiles: further files of the folder, such as a README
+    /// - Throws: `Failure(.badData)` if a value is no finite number; the adapter that was there stays
     public func stage(
-        folder: String, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []
-    ) throws(Failure) -> StagedFolder {
+        into place: FolderWriting, maps: [LinearMap], extraFiles: [(name: String, bytes: [UInt8])] = []
+    ) throws(Failure) {
         guard let first = entries.first else { throw Failure(.internalError, "an adapter without factors cannot be written") }
         let isUniform = entries.allSatisfy { $0.rank == first.rank && $0.scale == first.scale }
         let rank = entries.reduce(0) { max($0, $1.rank) }
@@ -295,7 +327,7 @@ public struct PEFTAdapter: Sendable {
         let configuration = PEFTConfiguration.text(
             rank: rank, alpha: alpha, targetModules: targetModules(maps), savedModules: modules,
             task: head.isEmpty ? "CAUSAL_LM" : headPlace == .file ? "FEATURE_EXTRACTION" : "SEQ_CLS", baseModel: baseModel)
-        return try stageFolder(folder, replacing: Self.isOurs) { (temporary) throws(Failure) in
+        try place.write { (temporary) throws(Failure) in
             try writeFile(temporary + "/adapter_config.json", Array(configuration.utf8))
             let prefix = "base_model.model."
             let writer = try SafetensorsWriter(
@@ -308,8 +340,9 @@ public struct PEFTAdapter: Sendable {
                 } + (headPlace == .savedModules ? Self.declarations(head, prefix: prefix) : []), metadata: ["format": "pt"])
             for entry in entries {
                 let padded = entry.padded(to: rank, foldingScale: !isUniform)
-                try writer.append(prefix + entry.map + ".lora_A.weight", floats: padded.a)
-                try writer.append(prefix + entry.map + ".lora_B.weight", floats: padded.b)
+                for (name, values) in [(".lora_A.weight", padded.a), (".lora_B.weight", padded.b)] {
+                    try Self.append(values, as: prefix + entry.map + name, to: writer)
+                }
             }
             if headPlace == .savedModules { try Self.append(head, prefix: prefix, to: writer) }
             try writer.finish()
@@ -339,9 +372,19 @@ public struct PEFTAdapter: Sendable {
 
     private static func append(_ head: [HeadEntry], prefix: String, to writer: SafetensorsWriter) throws(Failure) {
         for entry in head {
-            try writer.append(prefix + entry.map + ".weight", floats: entry.weight)
-            try writer.append(prefix + entry.map + ".bias", floats: entry.bias)
+            try append(entry.weight, as: prefix + entry.map + ".weight", to: writer)
+            try append(entry.bias, as: prefix + entry.map + ".bias", to: writer)
         }
+    }
+
+    /// Values that no reader would take are not written.
+    private static func append(_ values: [Float], as name: String, to writer: SafetensorsWriter) throws(Failure) {
+        if let bad = values.firstIndex(where: { !$0.isFinite }) {
+            throw Failure(
+                .badData,
+                "the adapter was not written: \(name) holds \(values[bad]) at position \(bad); train with a lower learning rate")
+        }
+        try writer.append(name, floats: values)
     }
 
     /// Whether a file of this name may be replaced with an adapter's folder.

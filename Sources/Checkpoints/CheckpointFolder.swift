@@ -26,6 +26,7 @@ public final class CheckpointFolder: Sendable {
     public init(path: String) throws(Failure) {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         self.path = path
+        try checkFolderCanBeEntered(path)
         let gguf = try Self.isFile(path) ? GGUFModel(file: try GGUFFile(path: path)) : nil
         self.gguf = gguf
         var configuration: ModelConfiguration

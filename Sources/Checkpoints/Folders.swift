@@ -30,38 +30,76 @@ public func listFolder(_ path: String) throws(Failure) -> [String] {
 /// An existing folder is replaced only if it holds nothing but files of the given kind, so that a mistyped output path
 /// destroys nothing.
 public func writeFolder(
-    _ path: String, replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
+    _ path: String, replacing isOurs: @escaping (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
 ) throws(Failure) {
     try putInPlace([try stageFolder(path, replacing: isOurs, body)])
 }
 
-/// A folder that was written beside its place: `putInPlace` puts it there, `discard` removes it.
-public struct StagedFolder: Sendable {
+/// Writes a folder of files beside its place, as `writeFolder` does, and leaves it there.
+public func stageFolder(
+    _ path: String, replacing isOurs: @escaping (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
+) throws(Failure) -> FolderWriting {
+    let folder = try FolderWriting(path, replacing: isOurs)
+    try folder.write(body)
+    return folder
+}
+
+/// A folder that is being written: made beside its place at once, so that an output that cannot be made is known before the
+/// work for it begins; `putInPlace` puts it there in one step. Without that step nothing is left of it.
+public final class FolderWriting {
     public let path: String
+    private let isOurs: (String) -> Bool
     private let temporary: String
     /// Where what it replaces stands aside, to come back if anything fails.
     private let old: String
+    /// Parents that were not there before, outermost first.
+    private let parents: [String]
+    private var isInPlace = false
 
-    fileprivate init(path: String) {
+    /// - Parameter isOurs: the files that a folder in this place may hold and be replaced
+    /// - Throws: `Failure(.cannotCreate)` if something else is in the place, or no folder can be made there
+    public init(_ path: String, replacing isOurs: @escaping (String) -> Bool) throws(Failure) {
+        let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
+        try checkReplaceable(path, replacing: isOurs)
         self.path = path
+        self.isOurs = isOurs
         temporary = "\(path).tmp-\(getpid())"
         old = "\(path).old-\(getpid())"
+        var missing: [String] = []
+        var parent = path
+        while let slash = parent.lastIndex(of: "/"), slash != parent.startIndex {
+            parent = String(parent[..<slash])
+            if fileExists(parent) { break }
+            missing.insert(parent, at: 0)
+        }
+        parents = missing
+        var isMade = missing.last.map { makeFolders($0) } ?? true
+        if isMade {
+            removeOwnFolder(temporary)
+            isMade = mkdir(temporary, 0o755) == 0
+        }
+        guard isMade else {
+            let code = errno
+            for parent in parents.reversed() { rmdir(parent) }
+            throw Failure(.cannotCreate, "the folder \(path) cannot be made: \(systemMessage(code)); name another output")
+        }
     }
 
-    fileprivate func write(
-        replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
-    ) throws(Failure) {
-        try checkReplaceable(path, replacing: isOurs)
-        if let slash = path.lastIndex(of: "/"), slash != path.startIndex { makeFolders(String(path[..<slash])) }
-        removeFlatFolder(temporary)
-        guard mkdir(temporary, 0o755) == 0 else {
-            throw Failure(.cannotCreate, "the folder \(path) cannot be made: \(systemMessage(errno))")
-        }
+    deinit { if !isInPlace { discard() } }
+
+    /// Removes what was written.
+    public func discard() {
+        removeOwnFolder(temporary)
+        // Those in which somebody put something meanwhile stay.
+        for parent in parents.reversed() { rmdir(parent) }
+    }
+
+    /// Writes the files.
+    public func write(_ body: (_ temporary: String) throws(Failure) -> Void) throws(Failure) {
         do {
             try body(temporary)
             try checkReplaceable(path, replacing: isOurs)
         } catch {
-            discard()
             // People know the folder by its name.
             throw Failure(error.status, error.message.replacing(temporary, with: path))
         }
@@ -77,31 +115,21 @@ public struct StagedFolder: Sendable {
             if isReplacing { rename(old, path) }
             throw failure
         }
+        isInPlace = true
     }
 
     /// Undoes `put`.
     fileprivate func takeBack() {
+        isInPlace = false
         rename(path, temporary)
         if fileExists(old) { rename(old, path) }
     }
 
     fileprivate func removeOld() { removeFlatFolder(old) }
-
-    /// Removes what was written.
-    public func discard() { removeFlatFolder(temporary) }
-}
-
-/// Writes a folder of files beside its place, as `writeFolder` does, and leaves it there.
-public func stageFolder(
-    _ path: String, replacing isOurs: (String) -> Bool, _ body: (_ temporary: String) throws(Failure) -> Void
-) throws(Failure) -> StagedFolder {
-    let folder = StagedFolder(path: path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path)
-    try folder.write(replacing: isOurs, body)
-    return folder
 }
 
 /// Puts folders in their places, each in one step; if one cannot be, what was there before is back, and nothing is kept of any.
-public func putInPlace(_ folders: [StagedFolder]) throws(Failure) {
+public func putInPlace(_ folders: [FolderWriting]) throws(Failure) {
     for (index, folder) in folders.enumerated() {
         do {
             try folder.put()
@@ -116,6 +144,7 @@ public func putInPlace(_ folders: [StagedFolder]) throws(Failure) {
 
 /// - Throws: `Failure(.cannotCreate)` if something stands at `path` that `writeFolder` would not replace.
 public func checkReplaceable(_ path: String, replacing isOurs: (String) -> Bool) throws(Failure) {
+    guard !path.isEmpty else { throw Failure(.usage, "the output has an empty name: name a folder") }
     guard fileExists(path) else { return }
     var status = stat()
     guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
@@ -126,9 +155,27 @@ public func checkReplaceable(_ path: String, replacing isOurs: (String) -> Bool)
     }
 }
 
+/// - Throws: `Failure(.missingInput)` if there is a folder, but what is in it may not be seen
+public func checkFolderCanBeEntered(_ path: String) throws(Failure) {
+    var status = stat()
+    if stat(path, &status) == 0 {
+        guard status.st_mode & S_IFMT == S_IFDIR, access(path, X_OK) != 0 else { return }
+    } else if errno != EACCES {
+        return
+    }
+    throw Failure(.missingInput, "\(path) cannot be entered: check its permissions, and those of the folders around it")
+}
+
 /// Removes a folder of plain files; one with folders in it stays.
 func removeFlatFolder(_ path: String) {
     guard let names = try? listFolder(path) else { return }
     for name in names { unlink(path + "/" + name) }
+    rmdir(path)
+}
+
+/// Removes a folder that this program made, with the folders in it.
+private func removeOwnFolder(_ path: String) {
+    guard let names = try? listFolder(path) else { return }
+    for name in names where unlink(path + "/" + name) != 0 { removeFlatFolder(path + "/" + name) }
     rmdir(path)
 }

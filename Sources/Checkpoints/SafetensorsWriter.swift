@@ -78,8 +78,9 @@ public final class SafetensorsWriter {
         }
         let reserved = posix_fallocate(descriptor, 0, off_t(start + offset))
         if [ENOSPC, EFBIG, EDQUOT].contains(reserved) {
+            let advice = reserved == EFBIG ? "raise the limit on files (ulimit -f)" : "free some space"
             throw Failure(
-                .ioError, "\(path) needs \(start + offset) bytes: \(systemMessage(reserved)); free some space and start again")
+                .ioError, "\(path) needs \(start + offset) bytes: \(systemMessage(reserved)); \(advice) and start again")
         }
         guard ftruncate(descriptor, off_t(start + offset)) == 0 else { throw writingFailed(path) }
         try first.bytes.span.bytes.withUnsafeBytes { (bytes) throws(Failure) in try writeAll(descriptor, bytes, at: 0, path: path)

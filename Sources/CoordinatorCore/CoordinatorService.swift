@@ -29,7 +29,7 @@ public final class CoordinatorService {
     ///   - plan: of this start; the store's, if it holds a run, must equal it
     ///   - start: the first global adapter of a new run
     ///   - noise: made for a new run under differential privacy
-    /// - Throws: `Failure(.badConfiguration)` if the store holds a run with another plan.
+    /// - Throws: `Failure(.cannotCreate)` if the store holds a run with another plan.
     public init(
         store: any FederationStore, plan: FederationPlan, maps: [LinearMap], start: RunStart, newRunID: String,
         noise: @autoclosure () -> CoordinatorNoise = CoordinatorNoise(), at now: Duration, stopwatch: @escaping () -> Duration
@@ -40,7 +40,7 @@ public final class CoordinatorService {
         if let stored = try store.load() {
             guard stored.plan == plan else {
                 throw Failure(
-                    .badConfiguration,
+                    .cannotCreate,
                     "the state holds run \(stored.runID) with another plan (\(PlanDifference.describe(stored.plan, plan))): go on with the same settings, or choose another place for a new run"
                 )
             }

@@ -29,6 +29,23 @@ public struct LabelSet: Sendable, Equatable {
         self.init(seen.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map(\.value))
     }
 
+    /// The labels of a task that is learnt from these records.
+    ///
+    /// - Throws: a failure that names the file, and the line of a record without the field, or if all have one label
+    public init(classifying records: [Record], field: String) throws(Failure) {
+        try self.init(of: records, field: field)
+        guard names.count != 1 else {
+            throw Failure(
+                .badData,
+                "\(records[0].path): every record has the label \"\(Self.shown(names[0]))\" in \"\(field)\": classification needs at least 2 labels"
+            )
+        }
+    }
+
+    private static func shown(_ label: String) -> String {
+        label.count > longestShown ? label.prefix(longestShown) + "..." : label
+    }
+
     /// The place of the record's label.
     ///
     /// - Throws: a failure that names the file and the line, and the label that was probably meant
@@ -38,20 +55,23 @@ public struct LabelSet: Sendable, Equatable {
         // A column of whole texts, named by mistake, is compared with nothing and not printed whole.
         let nearest = label.utf8.count <= Self.longestCompared ? NearestName.of(label, among: names) : nil
         let advice = nearest.map { "did you mean \"\($0)\"?" } ?? "add it, or correct the record"
-        let shown = label.count > Self.longestShown ? label.prefix(Self.longestShown) + "..." : label[...]
         throw Failure(
-            .badData, "\(record.place): the label \"\(shown)\" is not one of the \(names.count) labels of this task; \(advice)")
+            .badData,
+            "\(record.place): the label \"\(Self.shown(label))\" is not one of the \(names.count) labels of this task; \(advice)")
     }
 }
 
 extension Record {
     /// The value of the field that holds the label.
     func label(_ field: String) throws(Failure) -> String {
-        guard let label = try value(field), !label.isEmpty else {
+        guard let label = try value(field) else {
             let keys = fields.map { "\"\($0.key)\"" }.joined(separator: ", ")
             throw Failure(
                 .badData,
                 "\(place): there is no label in \"\(field)\"; the record has \(keys): name the right one with --label-field")
+        }
+        guard !label.isEmpty else {
+            throw Failure(.badData, "\(place): the label in \"\(field)\" is empty: write one, or leave the record out")
         }
         return label
     }

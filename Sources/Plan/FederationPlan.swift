@@ -229,7 +229,7 @@ public struct FederationPlan: Codable, Equatable, Sendable {
     /// What one client of this rank trains.
     public func specification(rank: Int, maps: [LinearMap]) throws(Failure) -> AdapterSpecification {
         try AdapterSpecification(
-            method: strategy.method, maps: try targets(among: maps), rank: rank, alpha: alpha ?? Double(2 * rank),
+            method: strategy.method, maps: try targets(among: maps), rank: rank, alpha: alpha ?? 2 * Double(rank),
             rankStabilized: rankStabilized, head: head)
     }
 

@@ -48,6 +48,10 @@ extension FederationPlan {
             return
         }
         try require(
+            !labels.isEmpty,
+            "labels are missing: name all of them with --labels, as a list or a file with one a line, in the order of the classifier's outputs"
+        )
+        try require(
             labels.count >= 2,
             "labels holds \(labels.count): classification needs at least 2; give a list, or a file with one a line")
         try require(

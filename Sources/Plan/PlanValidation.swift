@@ -40,11 +40,6 @@ extension FederationPlan {
         }
     }
 
-    /// Rounds, and steps of a round: their product still counts steps.
-    public static let largestCount = 1_000_000
-    /// Examples of a batch, and batches of a step.
-    public static let largestBatch = 65_536
-
     /// Checks every value and combination against the model's linear maps.
     ///
     /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
@@ -52,27 +47,20 @@ extension FederationPlan {
         func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
             guard condition else { throw Failure(.usage, message()) }
         }
-        try require(rounds >= 1, "rounds is \(rounds): a run has at least 1 round")
-        for (name, value, limit) in [
-            ("rounds", rounds, Self.largestCount), ("local-steps", localSteps, Self.largestCount),
-            ("batch-size", batchSize, Self.largestBatch), ("gradient-accumulation", gradientAccumulation, Self.largestBatch),
-        ] {
-            try require(value <= limit, "\(name) is \(value): at most \(limit) is possible")
-        }
-        try require(localSteps >= 1, "local-steps is \(localSteps): a client trains at least 1 step a round")
-        try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
-        try require(
-            gradientAccumulation >= 1, "gradient-accumulation is \(gradientAccumulation): a step sums at least 1 batch")
-        try require(sequenceLength >= 2, "sequence-length is \(sequenceLength): a target needs a token before it, so at least 2")
-        try require(learningRate.isFinite && learningRate > 0, "learning-rate is \(learningRate): it is a positive number")
-        try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
-        try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
+        try PlanBounds.rounds.check(rounds)
+        try PlanBounds.localSteps.check(localSteps)
+        try PlanBounds.batchSize.check(batchSize)
+        try PlanBounds.gradientAccumulation.check(gradientAccumulation)
+        try PlanBounds.sequenceLength.check(sequenceLength)
+        try PlanBounds.learningRate.check(learningRate)
+        try PlanBounds.weightDecay.check(weightDecay)
+        try PlanBounds.gradientClip.check(gradientClip)
         try require(
             warmupSteps >= 0 && warmupSteps < totalSteps,
             "warmup-steps is \(warmupSteps): it is between 0 and the run's \(totalSteps) steps")
-        try require(minimumClients >= 1, "min-clients is \(minimumClients): a run needs at least 1 client")
-        try require(clientsPerRound >= 0, "clients-per-round is \(clientsPerRound): it is 0 (all) or more")
-        try require(quorum >= 0, "quorum is \(quorum): it is 0 (all selected) or more")
+        try PlanBounds.minimumClients.check(minimumClients)
+        try PlanBounds.clientsPerRound.check(clientsPerRound)
+        try PlanBounds.quorum.check(quorum)
         try require(
             clientsPerRound == 0 || quorum <= clientsPerRound,
             "quorum \(quorum) is above clients-per-round \(clientsPerRound): a round could never close")
@@ -80,15 +68,21 @@ extension FederationPlan {
             clientsPerRound == 0 || clientsPerRound <= minimumClients,
             "clients-per-round \(clientsPerRound) is above min-clients \(minimumClients): the run would start with too few clients to select from"
         )
-        try require(deadlineSeconds.isFinite && deadlineSeconds > 0, "deadline is \(deadlineSeconds) s: it is a positive time")
-        try require(exactMatchTokens >= 0, "exact-match is \(exactMatchTokens): it is a number of new tokens")
+        try PlanBounds.deadline.check(deadlineSeconds)
+        try PlanBounds.exactMatch.check(exactMatchTokens)
         try validateLabels()
+        try require(
+            exactMatchTokens > 0 || exactMatchMarker.isEmpty,
+            "exact-match-marker means nothing without --exact-match: give both, or leave it out")
         try require(!ranks.isEmpty, "ranks is empty: give one rank, or several for flora")
         try require(
             strategy == .flora || Set(ranks).count == 1,
             "strategy \(strategy.rawValue) takes one rank, not \(ranks.map(String.init).joined(separator: ",")): use flora for mixed ranks"
         )
-        try require(rankCap >= 1, "rank-cap is \(rankCap): it is at least 1")
+        try require(
+            ranks.count <= PlanBounds.largestRankCount,
+            "ranks holds \(ranks.count): at most \(PlanBounds.largestRankCount) are possible")
+        try PlanBounds.rankCap.check(rankCap)
         try require(
             strategy != .fedSB || alpha == nil, "alpha is not used by fed-sb, whose scale is 1: leave --alpha out")
         try require(
@@ -129,9 +123,7 @@ extension FederationPlan {
                 "error-feedback is not possible with compress \(compress): it needs an encoding that leaves something out and whose scale is the mean kept magnitude, such as compeft:0.1"
             )
         }
-        try require(
-            residualDecay.isFinite && (0...1).contains(residualDecay), "residual-decay is \(residualDecay): it is between 0 and 1"
-        )
+        try require((0...1).contains(residualDecay), "residual-decay is \(residualDecay): it is between 0 and 1")
         try require(
             errorFeedback || residualDecay == FederationPlan().residualDecay,
             "residual-decay means nothing without --error-feedback: leave it out")
@@ -165,15 +157,11 @@ extension FederationPlan {
         try require(
             epsilon != nil || noiseMultiplier != nil,
             "dp \(privacy.rawValue) has no strength: give --epsilon (the budget of the whole run) or --noise-multiplier")
-        if let epsilon { try require(epsilon.isFinite && epsilon > 0, "epsilon is \(epsilon): it is a positive number") }
-        if let noiseMultiplier {
-            try require(
-                noiseMultiplier.isFinite && noiseMultiplier > 0, "noise-multiplier is \(noiseMultiplier): it is a positive number"
-            )
-        }
+        if let epsilon { try PlanBounds.epsilon.check(epsilon) }
+        if let noiseMultiplier { try PlanBounds.noiseMultiplier.check(noiseMultiplier) }
         try require(
             delta > 0 && delta < 1, "delta is \(delta): it is between 0 and 1, and well below 1 over the number protected")
-        try require(clip.isFinite && clip > 0, "clip is \(clip): it is a positive number")
+        try PlanBounds.clip.check(clip)
         try require(
             isStartPublic,
             "fed-sb's start from a gradient is computed on one client's data, which the budget of dp \(privacy.rawValue) does not cover: use --start xs, which needs no data"
@@ -220,14 +208,8 @@ extension FederationPlan {
             try require(!publicCounts, "public-counts means nothing to dp client, whose clients count alike: leave it out")
             if let clipQuantile {
                 try require(clipQuantile > 0 && clipQuantile < 1, "clip-quantile is \(clipQuantile): it is between 0 and 1")
-                try require(
-                    clipLearningRate.isFinite && clipLearningRate > 0,
-                    "clip-learning-rate is \(clipLearningRate): it is a positive number")
-                if let clipCountNoise {
-                    try require(
-                        clipCountNoise.isFinite && clipCountNoise > 0,
-                        "clip-count-noise is \(clipCountNoise): it is a positive number")
-                }
+                try PlanBounds.clipLearningRate.check(clipLearningRate)
+                if let clipCountNoise { try PlanBounds.clipCountNoise.check(clipCountNoise) }
             } else {
                 try require(clipCountNoise == nil, "clip-count-noise means nothing without --clip-quantile: leave it out")
                 try require(

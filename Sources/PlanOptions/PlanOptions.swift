@@ -209,7 +209,31 @@ public struct PlanOptions: ParsableArguments, Sendable {
 
     /// The labels that were given, or those in the file whose name alone was given.
     public static func readLabels(_ given: [String]) throws(Failure) -> [String] {
-        given.count == 1 ? try labels(file: given[0]) : given
+        guard given.count == 1 else { return given }
+        let labels = try labels(file: given[0])
+        try check(labels, file: given[0])
+        return labels
+    }
+
+    /// - Throws: `Failure(.badData)` that names the file, where its labels cannot be those of a task
+    private static func check(_ labels: [String], file path: String) throws(Failure) {
+        guard labels.count >= 2 else {
+            throw Failure(
+                .badData, "\(path) holds \(labels.count == 1 ? "1 label" : "no labels"): classification needs at least 2")
+        }
+        var seen: [[UInt8]: Int] = [:]
+        for (index, label) in labels.enumerated() {
+            guard !label.isEmpty else { throw Failure(.badData, "\(path): label \(index + 1) is empty") }
+            if let first = seen.updateValue(index, forKey: Array(label.utf8)) {
+                throw Failure(
+                    .badData,
+                    "\(path): label \(index + 1) is \"\(label)\" again, which is label \(first + 1) already: a label has one place"
+                )
+            }
+            guard !label.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else {
+                throw Failure(.badData, "\(path): label \(index + 1) holds a control character: use plain text")
+            }
+        }
     }
 
     /// One label a line, or a JSON list of texts in a file of that name; a byte order mark is no part of the first.

@@ -22,7 +22,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     case refused = 77
     /// A configuration file or key is wrong.
     case badConfiguration = 78
-    /// Stopped by an interrupt; what was kept is said, and the same command continues.
+    /// Stopped by an interrupt; what was kept is said, and how to go on from it.
     case interrupted = 130
 }
 

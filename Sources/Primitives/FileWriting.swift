@@ -50,6 +50,10 @@ public enum FileWriting {
     }
 
     private static func problem(_ path: String, _ code: Int32) -> Failure {
+        if code == EFBIG {
+            return Failure(
+                .ioError, "\(path) cannot be written: \(String(cString: strerror(code))); raise the limit on files (ulimit -f)")
+        }
         if code == ENOSPC || code == EDQUOT {
             return Failure(.ioError, "\(path) cannot be written: the disk is full; free space and run the same command again")
         }

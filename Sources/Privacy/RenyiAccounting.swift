@@ -115,12 +115,14 @@ enum RenyiAccounting {
 }
 
 /// A sum of positive terms given by their logarithms, relative to the largest so far.
+///
+/// A term that is out of range, as with hardly any noise, makes the sum infinite: a bound must not lose it.
 struct LogSum {
     private var largest = -Double.infinity
     private var sum = 0.0
 
     mutating func add(logarithm: Double) {
-        guard logarithm > -.infinity else { return }
+        guard logarithm != -.infinity else { return }
         if logarithm > largest {
             sum *= exp(largest - logarithm)
             largest = logarithm
@@ -129,5 +131,5 @@ struct LogSum {
     }
 
     /// ln of the sum; -infinity for an empty one.
-    var logarithm: Double { sum > 0 ? largest + log(sum) : -.infinity }
+    var logarithm: Double { sum > 0 ? largest + log(sum) : sum.isNaN ? .infinity : -.infinity }
 }

@@ -11,6 +11,8 @@ public enum CommandLineProgram {
     public static func run(_ root: any ParsableCommand.Type, arguments: [String]? = nil) -> Never {
         // A reader that went away (`| head`) is an error of that write, not the end of a training run.
         signal(SIGPIPE, SIG_IGN)
+        // So is a file that would become larger than allowed (ulimit -f).
+        signal(SIGXFSZ, SIG_IGN)
         do {
             var command = try root.parseAsRoot(arguments)
             try command.run()
@@ -30,7 +32,8 @@ public enum CommandLineProgram {
 
     /// Says what failed, and ends the process with the failure's status.
     public static func end(_ failure: Failure) -> Never {
-        Console.error(failure.status == .interrupted ? failure.message : "error: \(failure.message)")
+        let sentence = Readable.withoutControls(failure.message)
+        Console.error(failure.status == .interrupted ? sentence : "error: \(sentence)")
         exit(failure.status.rawValue)
     }
 }

@@ -37,10 +37,10 @@ public enum Console {
             "standard output cannot be written: \(String(cString: strerror(code))); free some space, or send it elsewhere")
     }
 
-    /// A line of standard error.
+    /// A line of standard error, or several; what else in it could command a terminal is shown as an escape.
     public static func error(_ text: String) {
         progressWidth.withLock { width in
-            write(erase(&width) + text + "\n", to: STDERR_FILENO)
+            write(erase(&width) + Readable.withoutControls(text, exceptLines: true) + "\n", to: STDERR_FILENO)
         }
     }
 
@@ -97,12 +97,30 @@ private struct LineHandler: LogHandler {
         localtime_r(&seconds, &parts)
         func two(_ value: Int32) -> String { value < 10 ? "0\(value)" : "\(value)" }
         let level = event.level >= .warning ? "\(event.level): " : ""
-        Console.error("\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec)) \(level)\(event.message)")
+        let message = Readable.withoutControls(event.message.description)
+        Console.error("\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec)) \(level)\(message)")
     }
 }
 
-/// Numbers as people read them.
+/// Numbers and texts as people read them.
 public enum Readable {
+    /// With control characters as `\u{1b}`: texts come from files and peers, and a terminal obeys some of them.
+    public static func withoutControls(_ text: String, exceptLines: Bool = false) -> String {
+        func isControl(_ scalar: Unicode.Scalar) -> Bool {
+            scalar.properties.generalCategory == .control && !(exceptLines && scalar == "\n")
+        }
+        guard text.unicodeScalars.contains(where: isControl) else { return text }
+        var shown = ""
+        for scalar in text.unicodeScalars {
+            if isControl(scalar) {
+                shown += "\\u{\(String(scalar.value, radix: 16))}"
+            } else {
+                shown.unicodeScalars.append(scalar)
+            }
+        }
+        return shown
+    }
+
     /// `17.3 MB`: powers of 1000, three significant digits or so.
     public static func bytes(_ count: Int) -> String {
         let units = ["bytes", "kB", "MB", "GB", "TB"]

@@ -8,6 +8,7 @@ public enum Folder {
     ///
     /// - Parameter option: that named it, for the error's advice
     public static func create(_ path: String, for option: String, mode: UInt32 = 0o777) throws(Failure) {
+        guard !path.isEmpty else { throw Failure(.usage, "\(option) has an empty name: name a folder") }
         var current = path.hasPrefix("/") ? "/" : ""
         for part in path.split(separator: "/") {
             current += part

@@ -77,7 +77,7 @@ public enum LocalTrainer {
     ///     private training, whose draws are secret.
     ///   - privacy: nil for ordinary training
     ///   - progress: called after each step; false ends the training there
-    /// - Throws: `Failure` if the loss or the gradient is no longer finite.
+    /// - Throws: `Failure` if the loss or the gradient is no longer finite, or if a trained value is not.
     public static func train(
         model: AdaptedModel, examples: [Example], settings: TrainingSettings, stepRange: Range<Int>, totalSteps: Int,
         generator: SeededGenerator, privacy: PrivateTraining? = nil, progress: (TrainingProgress) -> Bool = { _ in true }
@@ -116,7 +116,7 @@ public enum LocalTrainer {
             guard privacy != nil || result.loss.isFinite && size.isFinite else {
                 throw Failure(
                     .badData,
-                    "training went out of range in step \(step + 1): the loss is \(loss), the gradient's norm \(size); lower --learning-rate"
+                    "training went out of range in step \(step + 1): the loss is \(loss), the gradient's norm \(size); \(advice)"
                 )
             }
             let rate = schedule.rate(step)
@@ -133,10 +133,22 @@ public enum LocalTrainer {
                     tokensPerSecond: seconds > 0 ? Double(total.tokens) / seconds : 0))
             if !goesOn { break }
         }
+        // A step's loss tells of the values before it; nothing else tells of those after the last.
+        var isFinite = true
+        model.withTrainedValues { values in isFinite = values.allSatisfy(\.isFinite) }
+        guard isFinite else {
+            throw Failure(
+                .badData,
+                "training went out of range in step \(stepRange.lowerBound + losses.count): not all trained values are finite numbers after it; \(advice)"
+            )
+        }
         return TrainingOutcome(
             weights: model.weights, meanLoss: total.count > 0 ? total.loss / Double(total.count) : 0, targetTokens: total.targets,
             tokens: total.tokens, steps: losses.count, losses: losses)
     }
+
+    /// Noise of differential privacy goes into the trained values, too, at the client or before it gets them.
+    private static let advice = "lower --learning-rate, or the noise if there is any (--clip, --noise-multiplier)"
 
     /// The gradient of the mean loss over all targets of some batches.
     private static func ordinaryStep(

@@ -2,6 +2,7 @@
 
 import Adapters
 import Checkpoints
+import Glibc
 import LinearAlgebra
 import Primitives
 import Quantization
@@ -82,6 +83,30 @@ public enum ModelFolderWriting {
             || name.hasPrefix("NOTICE") || name == "README.md"
     }
 
+    /// Folders of a sentence-transformers model beside the transformer itself, such as `1_Pooling`, that `modules.json` names
+    /// and that are there: a layer without settings has none everywhere.
+    private static func moduleFolders(_ checkpoint: CheckpointFolder) throws(Failure) -> [String] {
+        guard !checkpoint.isGGUF, let bytes = try checkpoint.companion("modules.json"),
+            let modules = (try? JSONValue(parsing: bytes))?.elements
+        else { return [] }
+        var names: [String] = []
+        for name in modules.compactMap({ $0["path"]?.text }) {
+            // A name from a file stays inside the folder.
+            guard !name.isEmpty, name != ".", name != "..", !name.contains("/"), !name.utf8.contains(0), !names.contains(name),
+                isFolder(checkpoint.path + "/" + name)
+            else { continue }
+            names.append(name)
+        }
+        return names
+    }
+
+    private static func kind(_ path: String) -> mode_t? {
+        var status = stat()
+        return stat(path, &status) == 0 ? status.st_mode & S_IFMT : nil
+    }
+    private static func isFolder(_ path: String) -> Bool { kind(path) == S_IFDIR }
+    private static func isPlainFile(_ path: String) -> Bool { kind(path) == S_IFREG }
+
     /// A file of weights holds no more, unless one tensor needs it; as Hugging Face's tools cut them.
     static let shardBytes = 5_000_000_000
 
@@ -94,7 +119,7 @@ public enum ModelFolderWriting {
         _ checkpoint: CheckpointFolder, _ output: String, _ configuration: JSONValue, _ groups: [[TensorDeclaration]],
         shardBytes: Int = shardBytes, progress: (WritingProgress) -> Bool,
         _ body: (_ group: Int, SafetensorsWriter) throws(Failure) -> Void
-    ) throws(Failure) -> StagedFolder {
+    ) throws(Failure) -> FolderWriting {
         let sizes = groups.map { $0.reduce(0) { $0 + $1.byteCount } }
         let total = sizes.reduce(0, +)
         var shards: [Range<Int>] = []
@@ -114,6 +139,15 @@ public enum ModelFolderWriting {
         return try stageFolder(output, replacing: { _ in false }) { (folder) throws(Failure) in
             for name in try checkpoint.companionNames() where isCompanion(name) {
                 if let bytes = try checkpoint.companion(name) { try writeFile(folder + "/" + name, bytes) }
+            }
+            for name in try moduleFolders(checkpoint) {
+                guard mkdir(folder + "/" + name, 0o755) == 0 else {
+                    throw Failure(.cannotCreate, "the folder \(folder)/\(name) cannot be made: \(systemMessage(errno))")
+                }
+                let source = checkpoint.path + "/" + name
+                for file in try listFolder(source) where isPlainFile(source + "/" + file) {
+                    try writeFile(folder + "/" + name + "/" + file, try readFile(source + "/" + file))
+                }
             }
             try writeFile(folder + "/config.json", Array((configuration.pretty + "\n").utf8))
             var done = 0

@@ -86,6 +86,8 @@ public struct ModelQuantization: Sendable {
                 format: format.name, computeType: computeType, nested: nested, skippedModules: skipped))
         var errors: [String: QuantizationStart.MapError] = [:]
         var entries: [String: PEFTAdapter.Entry] = [:]
+        // What cannot be written is found before what takes long.
+        let startPlace = try startFolder.map { (path) throws(Failure) in try PEFTAdapter.place(path) }
         let folder = try ModelFolderWriting.stage(
             checkpoint, output, configuration, groups, shardBytes: shardBytes, progress: progress
         ) { (index, writer) throws(Failure) in
@@ -109,19 +111,11 @@ public struct ModelQuantization: Sendable {
             }
         }
         let outcome = Outcome(errors: maps.compactMap { errors[$0.name] }, entries: maps.compactMap { entries[$0.name] })
-        guard let startFolder else {
-            try putInPlace([folder])
-            return outcome
+        if let startPlace {
+            let adapter = PEFTAdapter(entries: outcome.entries, baseModel: absolutePath(output))
+            try adapter.stage(into: startPlace, maps: maps)
         }
-        let adapter: StagedFolder
-        do {
-            let start = PEFTAdapter(entries: outcome.entries, baseModel: absolutePath(output))
-            adapter = try start.stage(folder: startFolder, maps: maps)
-        } catch {
-            folder.discard()
-            throw error
-        }
-        try putInPlace([folder, adapter])
+        try putInPlace([folder] + (startPlace.map { [$0] } ?? []))
         return outcome
     }
 

@@ -154,7 +154,7 @@ public enum QuantizationStart {
             guard tensor.shape == [map.outputs, map.inputs] else {
                 throw Failure(
                     .usage,
-                    "\(source.path) holds \(map.name) as \(tensor.shape), but the base as \([map.outputs, map.inputs]): give the model from which the base was made"
+                    "\(source.path) holds \(map.name) as \(tensor.shape), but the base as \([map.outputs, map.inputs]): give the model from which the base was made with --unquantized-model"
                 )
             }
         }
@@ -163,7 +163,9 @@ public enum QuantizationStart {
     private static func storedWeight(of map: LinearMap, in checkpoint: CheckpointFolder) throws(Failure) -> StoredTensor {
         guard checkpoint.hasTensor(map.name + ".weight"), !checkpoint.isQuantized(map.name) else {
             throw Failure(
-                .usage, "\(checkpoint.path) holds no unquantized \(map.name): give the model from which the base was made")
+                .usage,
+                "\(checkpoint.path) holds no unquantized \(map.name): give the model from which the base was made with --unquantized-model"
+            )
         }
         return try checkpoint.tensor(map.name + ".weight")
     }
@@ -195,7 +197,7 @@ public enum QuantizationStart {
             guard error.relativePlain < largestError else {
                 throw Failure(
                     .usage,
-                    "\(map.name) of the unquantized model differs from the base by \((error.relativePlain * 100).rounded()) % of its norm, which no quantization does: give the model from which the base was made"
+                    "\(map.name) of the unquantized model differs from the base by \((error.relativePlain * 100).rounded()) % of its norm, which no quantization does: give the model from which the base was made with --unquantized-model"
                 )
             }
             for (role, values) in [(AdapterRole.loraB, b), (.loraA, a)] {

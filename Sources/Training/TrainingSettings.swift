@@ -35,25 +35,16 @@ public struct TrainingSettings: Sendable, Equatable {
 
     /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
     public func validate(steps: Int, sequenceLength: Int) throws(Failure) {
-        func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(Failure) {
-            guard condition else { throw Failure(.usage, message()) }
+        try PlanBounds.steps.check(steps)
+        try PlanBounds.batchSize.check(batchSize)
+        try PlanBounds.gradientAccumulation.check(gradientAccumulation)
+        try PlanBounds.sequenceLength.check(sequenceLength)
+        try PlanBounds.learningRate.check(learningRate)
+        try PlanBounds.weightDecay.check(weightDecay)
+        try PlanBounds.gradientClip.check(gradientClip)
+        guard warmupSteps >= 0 && warmupSteps < steps else {
+            throw Failure(.usage, "warmup-steps is \(warmupSteps): it is between 0 and \(steps - 1)")
         }
-        try require(steps >= 1, "steps is \(steps): training takes at least 1 step")
-        for (name, value, limit) in [
-            ("steps", steps, FederationPlan.largestCount * FederationPlan.largestCount),
-            ("batch-size", batchSize, FederationPlan.largestBatch),
-            ("gradient-accumulation", gradientAccumulation, FederationPlan.largestBatch),
-        ] {
-            try require(value <= limit, "\(name) is \(value): at most \(limit) is possible")
-        }
-        try require(batchSize >= 1, "batch-size is \(batchSize): a batch holds at least 1 example")
-        try require(
-            gradientAccumulation >= 1, "gradient-accumulation is \(gradientAccumulation): a step sums at least 1 batch")
-        try require(sequenceLength >= 2, "sequence-length is \(sequenceLength): a target needs a token before it, so at least 2")
-        try require(learningRate.isFinite && learningRate > 0, "learning-rate is \(learningRate): it is a positive number")
-        try require(weightDecay.isFinite && weightDecay >= 0, "weight-decay is \(weightDecay): it is 0 or more")
-        try require(gradientClip.isFinite && gradientClip >= 0, "gradient-clip is \(gradientClip): it is 0 (off) or more")
-        try require(warmupSteps >= 0 && warmupSteps < steps, "warmup-steps is \(warmupSteps): it is between 0 and \(steps - 1)")
     }
 
     /// The bins of packed examples; nil where a batch is made of examples.

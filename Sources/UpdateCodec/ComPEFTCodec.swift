@@ -51,8 +51,10 @@ struct ComPEFTCodec: PayloadCodec {
         scope = rest.first == "global" ? .allTensors : .tensor
         if scope == .allTensors { rest = rest.dropFirst() }
         if let text = rest.first, text.hasPrefix("sigma=") {
-            guard let alpha = Density.number(text.dropFirst("sigma=".count)), alpha > 0 else {
-                throw Failure(.usage, "\"\(text)\" sets the scale's multiple of sigma: give a number above 0, as in sigma=1")
+            guard let alpha = Density.number(text.dropFirst("sigma=".count)), alpha > 0, alpha <= 1e6 else {
+                throw Failure(
+                    .usage,
+                    "\"\(text)\" sets the scale's multiple of sigma: give a number above 0 and at most 1000000, as in sigma=1")
             }
             scale = .deviations(alpha)
             rest = rest.dropFirst()

@@ -270,7 +270,7 @@ import Testing
         var failure = #expect(throws: Failure.self) {
             try stored.weights(small, maps: maps, start: small.initialWeights(&generator))
         }
-        #expect(failure?.message.contains("use --rank 2") == true)
+        #expect(failure?.message.contains("use a rank of at least 2") == true)
         let narrow = try AdapterSpecification(method: .lora, maps: [maps[0]], rank: 2, alpha: 6, rankStabilized: false)
         failure = #expect(throws: Failure.self) {
             try stored.weights(narrow, maps: maps, start: narrow.initialWeights(&generator))

@@ -225,7 +225,7 @@ import Testing
     }
 
     @Test func twoFoldersArePutInPlaceTogetherOrNeither() throws {
-        func stage(_ name: String, _ byte: UInt8) throws -> StagedFolder {
+        func stage(_ name: String, _ byte: UInt8) throws -> FolderWriting {
             try stageFolder(folder.file(name), replacing: { $0 == "file" }) { (temporary) throws(Failure) in
                 try writeFile(temporary + "/file", [byte])
             }

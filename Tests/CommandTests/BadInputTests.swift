@@ -34,6 +34,7 @@ import Testing
         try expectRefusal(data: file, "has no records")
         try place.write(file, #"{"question": "1+1="}"# + "\n")
         try expectRefusal(data: file, "bad.jsonl:1: a record needs \"text\"")
+        try expectRefusal(data: "/dev/null", status: .missingInput, "/dev/null is no regular file")
         try expectRefusal(data: place.file("missing.jsonl"), status: .missingInput, "does not exist")
     }
 
@@ -131,6 +132,7 @@ import Testing
     }
 
     @Test func ofCommandLines() throws {
+        let huge = "4611686018427387904"
         let refusals: [([String], String)] = [
             (place.train("out", ["--rank", "0"]), "rank 0 is not possible"),
             (place.train("out", ["--rank", "4000"]), "rank 4000 is above"),
@@ -138,6 +140,23 @@ import Testing
             (place.train("out", ["--adapter", "dora"]), "possible are lora, ffa-lora, lora-sb"),
             (place.train("out", ["--sequence-length", "100000"]), "use at most that"),
             (place.train("out", ["--batch-size", "9223372036854775807"]), "at most"),
+            (place.train("out", ["--rank", huge]), "rank \(huge) is above"),
+            (place.train("out", ["--sequence-length", huge]), "sequence-length is \(huge): at most 16777216"),
+            (place.train("out", ["--alpha", "1e300"]), "alpha is a positive number, from 1e-9 to 1e9"),
+            (place.train("out", ["--learning-rate", "1e300"]), "learning-rate is 1e+300: at most 1000000"),
+            (place.simulate("out", ["--ranks", huge]), "rank \(huge) is above"),
+            (place.simulate("out", ["--sequence-length", huge]), "sequence-length is \(huge): at most 16777216"),
+            (["model", "inspect", place.model, "--plan", "--rank", huge], "rank \(huge) is above"),
+            (["model", "inspect", place.model, "--plan", "--sequence-length", huge], "at most 16777216"),
+            (["bench", "train", "--model", place.model, "--rank", huge], "rank \(huge) is above"),
+            (
+                [
+                    "model", "quantize", "--model", place.model, "--quantize", "nf4", "--start", "loftq", "--start-output",
+                    place.file("start"), "--rank", huge, "--output", place.file("out"),
+                ], "rank \(huge) is above"
+            ),
+            (place.train("out", ["--adapter", "lora-sb", "--rank-stabilized"]), "--rank-stabilized is not used by lora-sb"),
+            (place.train("out", ["--output", ""]), "the output has an empty name"),
             (place.evaluate(["--quantize", "int4"]), "possible are stored, none, int8, nf4"),
             (place.evaluate(["--exact-match", "0"]), "at least 1"),
             (
@@ -153,6 +172,9 @@ import Testing
             (place.train("out", ["--start", "xs"]), "--start xs means nothing to lora: possible are zero, loftq"),
             (place.train("out", ["--unquantized-model", place.model]), "means nothing without --start loftq"),
             (place.train("out", ["--start", "loftq"]), "is not quantized and quantize is stored"),
+            (["model", "inspect", place.model, "--rank", "4"], "--rank means nothing without --plan"),
+            (["model", "inspect", place.model, "--memory-limit", "1GiB"], "--memory-limit means nothing without --plan"),
+            (["model", "inspect", place.model, "--plan", "--sequence-length", "100000"], "use at most that"),
             (["model", "inspekt"], "inspekt"), (["model", "eval", "--model", place.model], "--data"),
         ]
         for (command, sentence) in refusals {

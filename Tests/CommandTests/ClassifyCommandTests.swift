@@ -147,8 +147,8 @@ private struct Place {
             place.simulate(
                 "run",
                 [
-                    "--partition", "dirichlet:5:category", "--write-partitions", place.place.file("parts"), "--chat-template",
-                    "qwen3",
+                    "--partition", "dirichlet:5:category", "--write-partitions", place.place.file("parts"), "--text-field",
+                    "text",
                 ]))
         #expect(finished.status == 0, "\(finished.errors)")
         #expect(finished.output.contains("accuracy") && finished.output.contains("macro F1"))
@@ -162,10 +162,10 @@ private struct Place {
         #expect(try place.place.text(place.place.file("parts/labels.txt")) == "animal\nfruit\ntool\n")
         let commands = try place.place.text(place.place.file("parts/commands.txt"))
         #expect(commands.contains("--labels") && commands.contains("--label-field category"))
-        #expect(commands.split(separator: "\n").dropFirst().allSatisfy { $0.contains(" --chat-template qwen3") })
+        #expect(commands.split(separator: "\n").dropFirst().allSatisfy { $0.contains(" --text-field text") })
         // The same records, read in another way, are another run's.
         let otherwise = try place.place.run(place.simulate("run", ["--partition", "dirichlet:5:category"]))
-        #expect(otherwise.status != 0 && otherwise.errors.contains("--chat-template"), "\(otherwise.errors)")
+        #expect(otherwise.status != 0 && otherwise.errors.contains("--text-field differs"), "\(otherwise.errors)")
         #expect(place.place.exists(place.place.file("run/adapter/labels.json")))
         let report = try place.place.run([
             "report", place.place.file("run"), "--output", place.place.file("r.html"), "--markdown",
@@ -198,6 +198,44 @@ private struct Place {
         for (arguments, expected) in cases {
             let finished = try place.place.run(arguments)
             #expect(finished.status != 0 && finished.errors.contains(expected), "\(arguments): \(finished.errors)")
+        }
+    }
+
+    @Test func faultsOfLabelsNameTheirFile() throws {
+        let place = try Place()
+        let file = place.place.file("labels.txt")
+        let faults = [
+            ("one\n", "labels.txt holds 1 label"), ("one\ntwo\none\n", "label 3 is \"one\" again, which is label 1"),
+            ("one\nt\u{1b}wo\n", "label 2 holds a control character"),
+        ]
+        for (text, sentence) in faults {
+            try place.place.write(file, text)
+            for arguments in [place.train("x", ["--labels", file]), place.simulate("y", ["--labels", file])] {
+                let finished = try place.place.run(arguments)
+                #expect(
+                    finished.status == ExitStatus.badData.rawValue && finished.sentence.contains(sentence), "\(finished.errors)")
+            }
+        }
+        // What a file holds does not command the terminal.
+        try place.place.write(place.data, TinyEncoder.records(12) + #"{"text": "a", "category": "x\u001b[31my"}"# + "\n")
+        let finished = try place.place.run(place.train("x", ["--labels", TinyEncoder.labels.joined(separator: ",")]))
+        #expect(finished.sentence.contains("the label \"x\\u{1b}[31my\"") && !finished.errors.contains("\u{1b}"))
+        let template = try place.place.run(place.train("x", ["--chat-template", "chatml"]))
+        #expect(template.sentence.contains("--chat-template means nothing to --task classify"))
+    }
+
+    @Test func anAdapterThatLostItsHeadIsRefused() throws {
+        let place = try Place(isBare: true)
+        #expect(try place.place.run(place.train("tuned", ["--steps", "1"])).status == 0)
+        let tuned = place.place.file("tuned")
+        try FileManager.default.removeItem(atPath: tuned + "/head.safetensors")
+        for arguments in [
+            place.train("x", ["--init-adapter", tuned]), place.simulate("y", ["--init-adapter", tuned]),
+            place.evaluate(["--adapter", tuned]),
+        ] {
+            let finished = try place.place.run(arguments)
+            #expect(finished.status == ExitStatus.badData.rawValue, "\(finished.errors)")
+            #expect(finished.sentence.contains("head.safetensors is missing"))
         }
     }
 }

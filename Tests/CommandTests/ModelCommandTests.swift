@@ -1,5 +1,6 @@
 /// The commands for one machine agree with one another, and what they print for programs can be read by programs.
 
+import Checkpoints
 import FoundationEssentials
 import Glibc
 import Primitives
@@ -254,5 +255,49 @@ import Testing
         #expect(try process.exitStatus() == ExitStatus.interrupted.rawValue)
         #expect(process.errors.contains("adapter holds the adapter as it was then"))
         _ = try place.json(place.evaluate(["--adapter", place.file("adapter")]))
+    }
+
+    @Test func anOutputThatCannotBeMadeIsKnownBeforeTheFirstStep() throws {
+        try place.write(place.file("afile"), "")
+        let finished = try place.run(place.train("afile/sub", ["--steps", "100000000"]))
+        #expect(finished.status == ExitStatus.cannotCreate.rawValue)
+        #expect(finished.sentence.contains("afile/sub cannot be made") && !finished.errors.contains("training "))
+        // What is found wrong after the folder was made leaves neither it nor those on the way to it.
+        let model = try place.damagedModel { folder in
+            let path = folder + "/model.safetensors"
+            let file = try SafetensorsFile(path: path)
+            var tensors: [(name: String, shape: [Int], values: [Float])] = []
+            for name in file.names {
+                let tensor = try #require(file.tensors[name])
+                tensors.append((name, tensor.shape, try tensor.floats().map { _ in Float.nan }))
+            }
+            try writeSafetensors(path, floats: tensors)
+        }
+        let failed = try place.run(place.train("new/deep/adapter", ["--model", model]))
+        #expect(failed.status == ExitStatus.badData.rawValue, "\(failed.errors)")
+        let names = try FileManager.default.contentsOfDirectory(atPath: place.file(""))
+        #expect(!names.contains { $0.contains(".tmp-") || $0 == "new" }, "\(names)")
+    }
+
+    @Test func anAdapterIsNotReplacedUnlessTrainingGoesOnFromIt() throws {
+        _ = try place.json(place.train("adapter"))
+        let before = try place.bytes(place.file("adapter/adapter_model.safetensors"))
+        let again = try place.run(place.train("adapter", ["--seed", "8"]))
+        #expect(again.status == ExitStatus.cannotCreate.rawValue)
+        #expect(again.sentence.contains("--init-adapter") && again.sentence.contains("another --output"))
+        #expect(try place.bytes(place.file("adapter/adapter_model.safetensors")) == before)
+        _ = try place.json(place.train("adapter", ["--init-adapter", place.file("adapter")]))
+        #expect(try place.bytes(place.file("adapter/adapter_model.safetensors")) != before)
+    }
+
+    /// The printed command measures what was trained, with words that a shell takes apart as they were.
+    @Test func theCommandThatChecksAnAdapterIsWhole() throws {
+        let data = place.file("it's data.jsonl")
+        try place.write(data, TinyBase.records(4))
+        let finished = try place.run(place.train("an adapter", ["--quantize", "nf4", "--compute", "auto", "--data", data]))
+        #expect(finished.status == 0, "\(finished.errors)")
+        let command = try #require(finished.output.split(separator: "\n").last)
+        #expect(command.contains("--adapter '\(place.file("an adapter"))' --data '\(place.file("it'\\''s data.jsonl"))'"))
+        #expect(command.contains(" --quantize nf4 --compute auto"))
     }
 }

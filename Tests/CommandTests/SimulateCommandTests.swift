@@ -94,6 +94,9 @@ import Testing
             (["--rounds", "9223372036854775807"], "at most"),
             (["--batch-size", "9223372036854775807"], "at most"),
             (["--chat-template", "none-such"], "none-such"),
+            (["--exact-match", "4"], "--exact-match means nothing without --eval-data"),
+            (["--exact-match-marker", "##"], "exact-match-marker means nothing without --exact-match"),
+            (["--output", ""], "--output has an empty name"),
         ]
         for (flags, sentence) in refusals {
             let finished = try place.run(place.simulate("run", flags))
@@ -106,11 +109,16 @@ import Testing
     @Test func aFolderBelongsToItsDataAndPlan() throws {
         #expect(try place.run(place.simulate("run")).status == 0)
         let plan = try place.run(place.simulate("run", ["--seed", "2"]))
-        #expect(plan.status == ExitStatus.badConfiguration.rawValue)
+        #expect(plan.status == ExitStatus.cannotCreate.rawValue && plan.sentence.contains("other data: --seed differs"))
+        let evaluated = try place.run(place.simulate("run", ["--eval-data", place.evaluation]))
+        #expect(evaluated.sentence.contains("other data: --eval-data differs"))
+        let rate = try place.run(place.simulate("run", ["--learning-rate", "0.5"]))
+        #expect(rate.status == ExitStatus.cannotCreate.rawValue)
+        #expect(rate.sentence.contains("learning-rate 0.0002 there, 0.5 here"))
         try place.write(place.data, TinyBase.records(Workplace.records, seed: 9))
         let data = try place.run(place.simulate("run"))
-        #expect(data.status == ExitStatus.badConfiguration.rawValue)
-        #expect(data.sentence.contains("holds a run on other data"))
+        #expect(data.status == ExitStatus.cannotCreate.rawValue)
+        #expect(data.sentence.contains("holds a run on other data: --data differs"))
     }
 
     private func wait(_ condition: () -> Bool) throws {

@@ -43,6 +43,17 @@ private func message(_ body: () throws -> Void) -> String {
         #expect(missing.hasPrefix("data.jsonl:1:") && missing.contains("\"intent\"") && missing.contains("--label-field"))
     }
 
+    @Test func `an empty label, and one label for all, are told as what they are`() throws {
+        let empty = try records([#"{"text": "a", "label": "b"}"#, #"{"text": "b", "label": ""}"#])
+        #expect(
+            message { _ = try LabelSet(of: empty, field: "label") }.hasPrefix("data.jsonl:2: the label in \"label\" is empty"))
+        let one = try records([#"{"text": "a", "label": "b"}"#, #"{"text": "b", "label": "b"}"#])
+        let text = message { _ = try LabelSet(classifying: one, field: "label") }
+        // A client may have one of the task's labels only.
+        #expect(try LabelSet(of: one, field: "label").names == ["b"])
+        #expect(text.hasPrefix("data.jsonl: every record has the label \"b\"") && text.contains("at least 2"))
+    }
+
     @Test func `an unknown label that is a whole text is neither compared nor printed whole`() throws {
         let data = try records([
             #"{"text": "a", "label": "\#(String(repeating: "x", count: 100))"}"#,

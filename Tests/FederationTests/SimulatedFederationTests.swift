@@ -120,6 +120,6 @@ import Testing
         _ = try Scenario.run(plan, store: store)
         plan.learningRate = 0.5
         let error = try #require(throws: Failure.self) { _ = try Scenario.federation(plan, store: store) }
-        #expect(error.status == .badConfiguration && error.message.contains("learningRate 0.0002 there, 0.5 here"))
+        #expect(error.status == .cannotCreate && error.message.contains("learning-rate 0.0002 there, 0.5 here"))
     }
 }

@@ -31,6 +31,15 @@ import Testing
         if getenv("TRIBUTARY_MEASURE") != nil { print("renyi: worst difference \(worst)") }
     }
 
+    /// Noise so small that its square is no number any more gives nothing, and not everything.
+    @Test(arguments: [1e-150, 1e-160, 1e-200, 1e-300]) func hardlyAnyNoiseProtectsNobody(noise: Double) {
+        for rate in [1e-6, 0.1, 1] {
+            let charge = PrivacyCharge(samplingRate: rate, noiseMultiplier: noise, steps: 10)
+            #expect(PrivacyAccountant.renyiEpsilon(of: [charge], delta: 1e-5) > 1e100)
+            #expect(PrivacyAccountant.epsilon(of: [charge], delta: 1e-5) > 1e100)
+        }
+    }
+
     @Test func lossDistributionsLieBetweenTheBoundsOfDPAccounting() throws {
         var worst = (0.0, "")
         var slowest = (Duration.zero, "")

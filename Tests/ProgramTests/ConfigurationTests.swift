@@ -1,6 +1,7 @@
 /// What a person gets wrong before a run begins: one sentence, and a documented exit code.
 
 import FoundationEssentials
+import Plan
 import PlanOptions
 import Primitives
 import TestSupport
@@ -108,6 +109,24 @@ import Testing
         // Every property of the options has a row in the table.
         let properties = Mirror(reflecting: PlanOptions()).children.compactMap(\.label)
         #expect(properties.count == PlanOptions.keys.count)
+    }
+
+    /// Where two plans differ, people read keys that they can type.
+    @Test func differencesOfPlansAreToldByTheirKeys() throws {
+        var plan = FederationPlan()
+        plan.labels = (0..<5000).map { "label number \($0)" }
+        (plan.alpha, plan.epsilon, plan.noiseMultiplier, plan.clipQuantile, plan.clipCountNoise) = (1, 1, 1, 0.5, 1)
+        plan.initialAdapterDigest = Digest(of: [1])
+        let flags = Set(PlanOptions.keys.map { String($0.flag.dropFirst(2)) } + ["min-clients"])
+        for member in try JSONValue(parsing: PlanCoding.encode(plan)).members ?? [] {
+            let key = PlanDifference.key(ofProperty: member.key)
+            #expect(flags.contains(key) || key.hasPrefix("model ("), "\(member.key): \(key)")
+        }
+        var other = FederationPlan()
+        other.deadlineSeconds = 5
+        let text = PlanDifference.describe(plan, other)
+        #expect(text.contains("alpha 1 there, unset here") && text.contains("deadline 3600 there, 5 here"))
+        #expect(text.utf8.count < 1000 && text.hasSuffix(" more"), "\(text)")
     }
 
     @Test func theSampleStartsARun() throws {

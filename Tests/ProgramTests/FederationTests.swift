@@ -82,7 +82,7 @@ private func plan(_ strategy: String, ranks: String, rounds: Int = 3, _ more: [S
             #expect(finished.status != 0)
             return finished.errors
         }
-        #expect(try start([]).contains("labels holds 0: classification needs at least 2"))
+        #expect(try start([]).contains("labels are missing: name all of them with --labels"))
         let file = federation.folder.file("labels.txt")
         try Data("animal\n\ntool\n".utf8).write(to: URL(filePath: file))
         #expect(try start(["--labels", file]).contains("labels.txt:2: this line is empty"))

@@ -42,7 +42,7 @@ import Wire
                 "--min-clients", "3",
             ]
                 + Self.plan + ["--seed", "9"], in: federation.folder)
-        #expect(other.status == ExitStatus.badConfiguration.rawValue)
+        #expect(other.status == ExitStatus.cannotCreate.rawValue)
         #expect(other.sentence.contains("seed 0 there, 9 here"))
     }
 

@@ -44,6 +44,32 @@ import Training
         }
     }
 
+    @Test func theFoldersThatModulesNameAreCopied() throws {
+        let path = folder.file("sentences")
+        try TinyEncoder.write(isBare: true, to: path)
+        let modules = #"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Normalize"}, {"path": "../elsewhere"}]"#
+        try FileWriting.replace(path + "/modules.json", with: modules)
+        #expect(makeFolders(path + "/1_Pooling") && makeFolders(folder.file("elsewhere")) && makeFolders(path + "/other"))
+        try FileWriting.replace(path + "/1_Pooling/config.json", with: #"{"pooling_mode_mean_tokens": true}"#)
+        let checkpoint = try CheckpointFolder(path: path)
+        let map = checkpoint.configuration.linearMaps[0]
+        let adapter = PEFTAdapter(entries: [
+            .init(
+                map: map.name, a: [Float](repeating: 0, count: map.inputs), b: [Float](repeating: 0, count: map.outputs), rank: 1,
+                scale: 1, outputs: map.outputs, inputs: map.inputs)
+        ])
+        try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: adapter, output: folder.file("merged"))
+        #expect(try readFile(folder.file("merged/1_Pooling/config.json")) == readFile(path + "/1_Pooling/config.json"))
+        let names = try listFolder(folder.file("merged"))
+        #expect(names.contains("modules.json") && !names.contains("other") && !names.contains("2_Normalize"))
+        // A copy that is stopped leaves nothing.
+        let failure = #expect(throws: Failure.self) {
+            try ModelFolderWriting.merge(checkpoint: checkpoint, adapter: adapter, output: folder.file("stopped")) { _ in false }
+        }
+        #expect(failure?.status == .interrupted)
+        #expect(try listFolder(folder.file("")) == ["elsewhere", "merged", "sentences"])
+    }
+
     @Test func aBaseInFourBitsIsMergedIntoADenseOne() throws {
         let checkpoint = try CheckpointFolder(path: Golden.path("quant/bnb4bit-llama"))
         let map = checkpoint.configuration.linearMaps[5]

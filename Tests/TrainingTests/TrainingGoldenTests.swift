@@ -159,6 +159,33 @@ struct GoldenCase {
         #expect(failure?.message.contains("lower --learning-rate") == true)
     }
 
+    /// No later step tells that the last one diverged; an adapter that was there stays.
+    @Test func aLastStepThatDivergesLeavesNoAdapter() throws {
+        let golden = try GoldenCase("llama-gqa")
+        var (settings, _) = try settings(golden, "llama-gqa")
+        settings.learningRate = 1e300
+        let failure = #expect(throws: Failure.self) {
+            try LocalTrainer.train(
+                model: golden.model, examples: golden.examples, settings: settings, stepRange: 0..<1, totalSteps: 1,
+                generator: SeededGenerator(seed: 0, purpose: "batches"))
+        }
+        #expect(failure?.status == .badData && failure?.message.contains("out of range in step 1") == true)
+        let folder = TemporaryFolder()
+        let maps = golden.model.model.linearMaps
+        func adapter(_ value: Float) -> PEFTAdapter {
+            PEFTAdapter(entries: [
+                .init(
+                    map: maps[0].name, a: [Float](repeating: value, count: maps[0].inputs),
+                    b: [Float](repeating: 1, count: maps[0].outputs), rank: 1, scale: 1, outputs: maps[0].outputs,
+                    inputs: maps[0].inputs)
+            ])
+        }
+        try adapter(1).write(folder: folder.file("a"), maps: maps)
+        #expect(throws: Failure.self) { try adapter(.nan).write(folder: folder.file("a"), maps: maps) }
+        #expect(try PEFTAdapter(folder: folder.file("a")).entries == adapter(1).entries)
+        #expect(try listFolder(folder.file("")) == ["a"])
+    }
+
     @Test func theStartFromGradientsDoesNotDependOnItsMemoryLimitAndLowersTheLoss() throws {
         let golden = try GoldenCase("llama-gqa")
         let specification = try AdapterSpecification(

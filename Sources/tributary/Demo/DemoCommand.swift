@@ -84,7 +84,9 @@ struct DemoCommand: ParsableCommand {
             """)
         let run = SimulationRun(
             base: base, parts: parts, evaluation: sets.evaluation, output: RunFolder(path: output + "/run"), plan: plan,
-            initial: nil, dataDigest: SimulateCommand.digest(parts, sets.evaluation), isQuiet: false
+            initial: nil,
+            data: SimulationData(
+                digest: SimulateCommand.digest(parts, sets.evaluation), options: [("--seed", "\(seed)")]), isQuiet: false
         ) { record, stored in
             if record.round == 1 { Console.line(Self.startRow(stored)) }
             Console.line(RoundTable.row(record, stored))

@@ -46,12 +46,8 @@ struct BenchTrainCommand: ParsableCommand {
         try require(steps <= 10_000, "steps is \(steps): at most 10000 are measured")
         let checkpoint = try CheckpointFolder(path: base.model)
         let configuration = checkpoint.configuration
-        try require(
-            sequenceLength <= configuration.maximumPositions,
-            "sequence-length is \(sequenceLength), but the model has only \(configuration.maximumPositions) positions: use at most that"
-        )
         let specification = try AdapterSpecification(
-            method: .lora, maps: configuration.linearMaps, rank: rank, alpha: Double(2 * rank), rankStabilized: false)
+            method: .lora, maps: configuration.linearMaps, rank: rank, alpha: 2 * Double(rank), rankStabilized: false)
         let plan = try memory.plan(
             quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
             sequenceLength: sequenceLength)

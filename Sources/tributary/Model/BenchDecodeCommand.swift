@@ -208,7 +208,7 @@ struct BenchDecodeCommand: ParsableCommand {
         var weights = AdapterWeights(trained: AdapterState(zeros: AdapterLayout([])))
         if rank > 0 {
             weights = try AdapterSpecification(
-                method: .lora, maps: configuration.linearMaps, rank: rank, alpha: Double(2 * rank), rankStabilized: false
+                method: .lora, maps: configuration.linearMaps, rank: rank, alpha: 2 * Double(rank), rankStabilized: false
             ).initialWeights(&generator)
         }
         let decoder = try AdaptedModel(model: language, weights: weights).makeDecoder()

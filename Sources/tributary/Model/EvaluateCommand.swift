@@ -52,6 +52,9 @@ struct EvaluateCommand: ParsableCommand {
         try require(
             plan.task == .causal || exactMatch == nil,
             "--exact-match is not possible with --task classify, which writes nothing: leave it out")
+        try require(
+            plan.task == .causal || chatTemplate == nil,
+            "--chat-template means nothing to --task classify, which reads texts and no messages: leave it out")
         // What is wrong with the data is found before the model is loaded.
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
         let positions = checkpoint.configuration.maximumPositions

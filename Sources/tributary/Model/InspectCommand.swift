@@ -19,28 +19,33 @@ struct InspectCommand: ParsableCommand {
     var folder: String
     @Flag(name: .long, help: "Print what training would take, part by part, in place of what is in the folder.")
     var plan = false
-    @Option(name: .long, help: ArgumentHelp("With --plan: form of the frozen weights.", valueName: "form"))
-    var quantize = "stored"
-    @Option(name: .long, help: ArgumentHelp("With --plan: type of the matrix products.", valueName: "type"))
-    var compute = "auto"
-    @Option(name: .long, help: "With --plan: lora, ffa-lora or lora-sb.") var adapter = "lora"
-    @Option(name: .long, help: "With --plan: rank of the adapter on all linear maps.") var rank = 16
-    @Option(name: .long, help: "With --plan: examples of a batch.") var batchSize = 8
-    @Option(name: .long, help: "With --plan: tokens of an example.") var sequenceLength = 512
-    @Option(name: .long, help: "With --plan: adamw, adamw8bit or sgd.") var optimizer = "adamw"
+    @Option(name: .long, help: ArgumentHelp("With --plan: form of the frozen weights (default: stored).", valueName: "form"))
+    var quantize: String?
+    @Option(name: .long, help: ArgumentHelp("With --plan: type of the matrix products (default: auto).", valueName: "type"))
+    var compute: String?
+    @Option(name: .long, help: "With --plan: lora, ffa-lora or lora-sb (default: lora).") var adapter: String?
+    @Option(name: .long, help: "With --plan: rank of the adapter on all linear maps (default: 16).") var rank: Int?
+    @Option(name: .long, help: "With --plan: examples of a batch (default: 8).") var batchSize: Int?
+    @Option(name: .long, help: "With --plan: tokens of an example (default: 512).") var sequenceLength: Int?
+    @Option(name: .long, help: "With --plan: adamw, adamw8bit or sgd (default: adamw).") var optimizer: String?
     @OptionGroup(title: "With --plan") var memory: MemoryOptions
     @OptionGroup var output: OutputOptions
 
     private func writePlan(_ checkpoint: CheckpointFolder) throws {
         var settings = TrainingSettings()
-        settings.batchSize = batchSize
-        settings.optimizer = try choice("--optimizer", optimizer, OptimizerName.self)
+        settings.batchSize = batchSize ?? 8
+        settings.optimizer = try choice("--optimizer", optimizer ?? "adamw", OptimizerName.self)
+        // Models with fewer positions than the default are planned for as many as they have.
+        let sequenceLength = sequenceLength ?? min(512, checkpoint.configuration.maximumPositions)
+        let rank = rank ?? 16
         try settings.validate(steps: 1, sequenceLength: sequenceLength)
         let specification = try AdapterSpecification(
-            method: try choice("--adapter", adapter, AdapterMethod.self), maps: checkpoint.configuration.linearMaps, rank: rank,
-            alpha: Double(2 * rank), rankStabilized: false)
+            method: try choice("--adapter", adapter ?? "lora", AdapterMethod.self), maps: checkpoint.configuration.linearMaps,
+            rank: rank,
+            alpha: 2 * Double(rank), rankStabilized: false)
         let plan = try memory.plan(
-            quantize: quantize, compute: compute, of: checkpoint, specification: specification, settings: settings,
+            quantize: quantize ?? "stored", compute: compute ?? "auto", of: checkpoint, specification: specification,
+            settings: settings,
             sequenceLength: sequenceLength)
         let parts = plan.parts.map { part -> JSONValue in
             .object([
@@ -53,6 +58,14 @@ struct InspectCommand: ParsableCommand {
     func run() throws {
         let checkpoint = try CheckpointFolder(path: folder)
         if plan { return try writePlan(checkpoint) }
+        for (name, isGiven) in [
+            ("--quantize", quantize != nil), ("--compute", compute != nil), ("--adapter", adapter != nil),
+            ("--rank", rank != nil),
+            ("--batch-size", batchSize != nil), ("--sequence-length", sequenceLength != nil), ("--optimizer", optimizer != nil),
+            ("--memory-limit", memory.memoryLimit != nil), ("--saved-activations", memory.savedActivations != "auto"),
+        ] {
+            try require(!isGiven, "\(name) means nothing without --plan: add it, or leave \(name) out")
+        }
         let configuration = checkpoint.configuration
         let digest = try checkpoint.baseDigest(cache: cacheFolder())
         var bytes = 0

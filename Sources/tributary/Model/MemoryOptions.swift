@@ -22,13 +22,21 @@ struct MemoryOptions: ParsableArguments {
     var savedActivations = "auto"
 
     /// What training on this base takes.
-    /// - Throws: `Failure` if it does not fit into the limit, or an option is wrong
+    /// - Throws: `Failure` if it does not fit into the limit, or an option is wrong or not possible on this base
     func plan(
         quantize: String, compute: String, of checkpoint: CheckpointFolder, specification: AdapterSpecification,
         settings: TrainingSettings,
         sequenceLength: Int
     ) throws(Failure) -> MemoryPlan {
         let weights = try choice("--quantize", quantize, WeightForm.self)
+        let positions = checkpoint.configuration.maximumPositions
+        try require(
+            sequenceLength <= positions,
+            "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
+        try require(
+            weights.format == nil || !checkpoint.configuration.linearMaps.contains { checkpoint.isQuantized($0.name) },
+            "\(checkpoint.path) is quantized already, so that --quantize \(quantize) is not possible: use stored, or none for float32"
+        )
         let compute = try choice("--compute", compute, ComputeChoice.self).type(holdsFloat32: weights == .none)
         let saved = try choice("--saved-activations", savedActivations, ComputeChoice.self)
         let training = MemoryPlan.Training(

@@ -122,7 +122,7 @@ extension QuantizeCommand {
         let targets = try FederationPlan.targets(modules, among: maps)
         let rank = rank ?? 16
         let specification = try AdapterSpecification(
-            method: .lora, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: false)
+            method: .lora, maps: targets, rank: rank, alpha: alpha ?? 2 * Double(rank), rankStabilized: false)
         return .init(order: order, maps: targets, rank: rank, scale: specification.scale, steps: steps, seed: seed ?? 0)
     }
 }

@@ -67,6 +67,7 @@ struct TrainCommand: ParsableCommand {
         settings.gradientClip = gradientClip
         try settings.validate(steps: steps, sequenceLength: sequenceLength)
         let method = try choice("--adapter", adapter, AdapterMethod.self)
+        let task = try choice("--task", taskOptions.task, TaskName.self)
         var startName = try choice("--start", start, StartName.self)
         if startName == .standard { startName = method == .loraSB ? .gradient : .zero }
         let starts: [StartName] = method == .loraSB ? StartName.ofLoRASB : [.zero, .loftq]
@@ -80,9 +81,14 @@ struct TrainCommand: ParsableCommand {
             startName != .loftq || initAdapter == nil, "--start loftq and --init-adapter exclude one another: leave one out")
         try require(method != .loraSB || alpha == nil, "--alpha is not used by lora-sb, whose scale is 1: leave it out")
         try require(
+            method != .loraSB || !rankStabilized, "--rank-stabilized is not used by lora-sb, whose scale is 1: leave it out")
+        try require(
+            task != .classify || chatTemplate == nil,
+            "--chat-template means nothing to --task classify, which reads texts and no messages: leave it out")
+        try require(
             method != .loraSB || initAdapter == nil,
             "--init-adapter is not used by lora-sb, whose frozen factors come from its own start: leave it out")
-        try checkReplaceable(output, replacing: PEFTAdapter.isOurs)
+        try checkOutput()
 
         let checkpoint = try CheckpointFolder(path: base.model)
         let maps = checkpoint.configuration.linearMaps
@@ -92,11 +98,11 @@ struct TrainCommand: ParsableCommand {
         let plan = try taskOptions.plan(for: checkpoint.configuration, seed: seed) { () throws(Failure) in
             try initial?.checkLabels([])
             if let initial, !initial.labels.isEmpty { return initial.labels }
-            return try LabelSet(of: records, field: taskOptions.labelField).names
+            return try LabelSet(classifying: records, field: taskOptions.labelField).names
         }
         if plan.task == .classify { try initial?.checkLabels(plan.labels) }
         let specification = try AdapterSpecification(
-            method: method, maps: targets, rank: rank, alpha: alpha ?? Double(2 * rank), rankStabilized: rankStabilized,
+            method: method, maps: targets, rank: rank, alpha: alpha ?? 2 * Double(rank), rankStabilized: rankStabilized,
             head: plan.head)
         let source = try unquantizedModel.map { folder throws(Failure) in try CheckpointFolder(path: folder) } ?? checkpoint
         if startName == .loftq {
@@ -109,10 +115,6 @@ struct TrainCommand: ParsableCommand {
             quantize: base.quantize, compute: base.compute, of: checkpoint, specification: specification, settings: settings,
             sequenceLength: sequenceLength)
         let text = try ModelText(checkpoint: checkpoint, chatTemplate: chatTemplate)
-        let positions = checkpoint.configuration.maximumPositions
-        try require(
-            sequenceLength <= positions,
-            "sequence-length is \(sequenceLength), but the model has only \(positions) positions: use at most that")
         let encoded = try text.examples(
             records, task: taskOptions.learningTask(plan), sequenceLength: sequenceLength, dividesTexts: packs)
         let packed = settings.packing(encoded.examples)
@@ -125,6 +127,8 @@ struct TrainCommand: ParsableCommand {
             Console.error(note)
         }
 
+        // What cannot be written is found before what takes long.
+        let place = try PEFTAdapter.place(output)
         let (_, language) = try base.load(task: plan.modelTask)
         var draws = SeededGenerator(seed: seed, purpose: "lora-a")
         var weights = specification.initialWeights(&draws)
@@ -156,16 +160,14 @@ struct TrainCommand: ParsableCommand {
         let trained = PEFTAdapter(
             entries: exportedFactors(weights: outcome.weights), head: exportedHead(weights: outcome.weights),
             headPlace: .init(checkpoint.configuration), labels: plan.labels, baseModel: absolutePath(checkpoint.path))
-        try trained.write(folder: output, maps: maps)
+        try trained.write(into: place, maps: maps)
         if outcome.steps < steps {
             throw Failure(
                 .interrupted,
-                "stopped after step \(outcome.steps) of \(steps); \(output) holds the adapter as it was then, and --init-adapter \(output) goes on from it"
+                "stopped after step \(outcome.steps) of \(steps); \(output) holds the adapter as it was then, and the same command with --init-adapter \(ShellWord.quoted(output)) goes on from it"
             )
         }
         let seconds = line.seconds
-        var taskFlags = plan.task == .classify ? " --task classify --label-field \(taskOptions.labelField)" : ""
-        if let field = taskOptions.textField { taskFlags += " --text-field \(field)" }
         result.write([
             ("adapter", .string(output)), ("loss", real(outcome.meanLoss)), ("last_loss", real(outcome.losses.last ?? 0)),
             ("steps", .integer(outcome.steps)), ("examples", .integer(encoded.examples.count)),
@@ -177,10 +179,31 @@ struct TrainCommand: ParsableCommand {
         ]) {
             """
             \(output): \(steps) steps in \(Readable.duration(seconds: seconds)), loss \(Readable.decimal(outcome.losses.first ?? 0, 4)) -> \(Readable.decimal(outcome.losses.last ?? 0, 4)), \(Readable.decimal(Double(outcome.tokens) / max(seconds, 1e-9), 0)) tokens/s
-            check it with: tributary model eval --model \(base.model) --adapter \(output) --data \(data)\(taskFlags)
+            check it with: \(evaluation(of: plan))
 
             """
         }
+    }
+
+    /// Refuses to put an adapter in the place of another one, unless it goes on from that.
+    private func checkOutput() throws(Failure) {
+        try checkReplaceable(output, replacing: PEFTAdapter.isOurs)
+        guard fileExists(output + "/adapter_model.safetensors") else { return }
+        if let initAdapter, absolutePath(initAdapter) == absolutePath(output) { return }
+        let goesOn = adapter == AdapterMethod.loraSB.rawValue ? "" : "go on from it with --init-adapter \(output), or "
+        throw Failure(
+            .cannotCreate, "\(output) holds an adapter already, which would be lost: \(goesOn)name another --output")
+    }
+
+    /// The command that measures the adapter as it was trained: on the same form of the base, in the same type.
+    private func evaluation(of plan: FederationPlan) -> String {
+        var words = ["tributary", "model", "eval", "--model", base.model, "--adapter", output, "--data", data]
+        if base.quantize != "stored" { words += ["--quantize", base.quantize] }
+        if base.compute != "float32" { words += ["--compute", base.compute] }
+        if let chatTemplate { words += ["--chat-template", chatTemplate] }
+        if plan.task == .classify { words += ["--task", "classify", "--label-field", taskOptions.labelField] }
+        if let field = taskOptions.textField { words += ["--text-field", field] }
+        return words.map(ShellWord.quoted).joined(separator: " ")
     }
 
     private func makeStart(

@@ -76,11 +76,18 @@ struct SimulateCommand: ParsableCommand {
         guard labelField == nil || plan.task == .classify else {
             throw Failure(.usage, "--label-field means nothing without --task classify: leave it out")
         }
+        guard plan.exactMatchTokens == 0 || evalData != nil else {
+            throw Failure(.usage, "--exact-match means nothing without --eval-data: give both, or leave it out")
+        }
+        guard chatTemplate == nil || plan.task == .causal else {
+            throw Failure(
+                .usage, "--chat-template means nothing to --task classify, which reads texts and no messages: leave it out")
+        }
         let field = labelField ?? "label"
         let adapter = try options.initAdapter.map { folder throws(Failure) in try PEFTAdapter(folder: folder) }
         if let adapter { try plan.settleLabels(with: adapter) }
         if plan.task == .classify, plan.labels.isEmpty {
-            plan.labels = try LabelSet(of: records, field: field).names
+            plan.labels = try LabelSet(classifying: records, field: field).names
         }
         plan.settleTask(for: base.checkpoint.configuration)
         let parts = try partition.split(records, clients: clients, seed: plan.seed)
@@ -120,11 +127,19 @@ struct SimulateCommand: ParsableCommand {
         let run = SimulationRun(
             base: base, parts: parts, evaluation: evaluation, output: RunFolder(path: output), plan: plan, initial: initial,
             labelField: field,
-            dataDigest: Self.digest(
-                parts, evaluation,
-                reading: [
-                    ("text-field", textField), ("label-field", plan.task == .classify ? field : nil),
-                    ("chat-template", chatTemplate),
+            data: SimulationData(
+                digest: Self.digest(
+                    parts, evaluation,
+                    reading: [
+                        ("text-field", textField), ("label-field", plan.task == .classify ? field : nil),
+                        ("chat-template", chatTemplate),
+                    ]),
+                options: [
+                    ("--data", Self.digest([records], nil).description), ("--partition", partition.description),
+                    ("--clients", "\(parts.count)"), ("--seed", "\(plan.seed)"),
+                    ("--eval-data", evaluation.map { Self.digest([$0], nil).description } ?? ""),
+                    ("--text-field", textField ?? ""), ("--label-field", plan.task == .classify ? field : ""),
+                    ("--chat-template", chatTemplate ?? ""),
                 ]), isQuiet: json, unsafeSeed: unsafeDpSeed
         ) { record, stored in
             if json { return Console.json(RunFolder.line(record, stored)) }
@@ -178,34 +193,34 @@ struct SimulateCommand: ParsableCommand {
         while let argument = iterator.next() {
             let name = String(argument.split(separator: "=", maxSplits: 1)[0])
             guard planFlags.contains(name) || planFlags.contains("--" + name.dropFirst(5)) else { continue }
-            flags.append(quoted(argument))
+            flags.append(ShellWord.quoted(argument))
             if name == argument, !bare.contains(name), let value = iterator.next() {
-                flags.append(quoted(value))
+                flags.append(ShellWord.quoted(value))
             }
         }
         // Labels that the data gave are the plan's, and processes have to be told.
         if options.labels == nil, plan.task == .classify {
             try FileWriting.replace(folder + "/labels.txt", with: plan.labels.map { $0 + "\n" }.joined())
-            flags += ["--labels", quoted(folder + "/labels.txt")]
+            flags += ["--labels", ShellWord.quoted(folder + "/labels.txt")]
         }
         let seed = unsafeDpSeed.map { " --unsafe-dp-seed \($0)" } ?? ""
         if plan.privacy == .client, !seed.isEmpty { flags.append(String(seed.dropFirst())) }
         var lines = [
-            "tributary coordinator start --model \(quoted(modelPath)) --listen tcp://127.0.0.1:7400 --state \(quoted(folder))/run.sqlite --output \(quoted(folder))/output --min-clients \(parts.count) "
+            "tributary coordinator start --model \(ShellWord.quoted(modelPath)) --listen tcp://127.0.0.1:7400 --state \(ShellWord.quoted(folder))/run.sqlite --output \(ShellWord.quoted(folder))/output --min-clients \(parts.count) "
                 + flags.joined(separator: " ")
         ]
         for (index, (name, path)) in written.enumerated() {
             var line =
-                "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(quoted(modelPath)) --data \(quoted(path))"
-            if let textField { line += " --text-field \(quoted(textField))" }
-            if plan.task == .classify { line += " --label-field \(quoted(labelField ?? "label"))" }
-            if let chatTemplate { line += " --chat-template \(quoted(chatTemplate))" }
+                "tributary client join tcp://127.0.0.1:7400 --name \(name) --model \(ShellWord.quoted(modelPath)) --data \(ShellWord.quoted(path))"
+            if let textField { line += " --text-field \(ShellWord.quoted(textField))" }
+            if plan.task == .classify { line += " --label-field \(ShellWord.quoted(labelField ?? "label"))" }
+            if let chatTemplate { line += " --chat-template \(ShellWord.quoted(chatTemplate))" }
             if plan.strategy == .flora { line += " --max-rank \(plan.ranks[index % plan.ranks.count])" }
             if plan.privacy == .example { line += seed }
             if index == 0, plan.needsUnquantizedModel, let unquantizedModel {
-                line += " --unquantized-model \(quoted(absolutePath(unquantizedModel)))"
+                line += " --unquantized-model \(ShellWord.quoted(absolutePath(unquantizedModel)))"
             }
-            if index == 0, let evalData { line += " --eval-data \(quoted(absolutePath(evalData)))" }
+            if index == 0, let evalData { line += " --eval-data \(ShellWord.quoted(absolutePath(evalData)))" }
             lines.append(line)
         }
         try FileWriting.replace(folder + "/commands.txt", with: lines.joined(separator: "\n") + "\n")
@@ -213,14 +228,5 @@ struct SimulateCommand: ParsableCommand {
             Console.error(
                 "\(written.count) partitions are in \(folder); \(folder)/commands.txt runs the same federation with processes")
         }
-    }
-
-    private func quoted(_ text: String) -> String {
-        let plain = text.utf8.allSatisfy { byte in
-            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
-                || Array("-_./:,=".utf8).contains(byte)
-        }
-        return plain && !text.isEmpty
-            ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
     }
 }

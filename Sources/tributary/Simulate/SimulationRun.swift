@@ -27,7 +27,7 @@ struct SimulationRun {
     /// That holds the label of a record.
     var labelField = "label"
     /// What the data and its division are, so that a state is not continued on others.
-    let dataDigest: Digest
+    let data: SimulationData
     let isQuiet: Bool
     /// Only for tests: noise that follows from a number.
     var unsafeSeed: UInt64?
@@ -145,14 +145,40 @@ struct SimulationRun {
     private func checkData() throws(Failure) {
         let path = output.path + "/data.sha256"
         guard let known = FileManager.default.contents(atPath: path) else {
-            return try FileWriting.replace(path, with: dataDigest.description + "\n")
+            return try FileWriting.replace(path, with: data.text)
         }
-        guard String(decoding: known, as: UTF8.self) == dataDigest.description + "\n" else {
-            throw Failure(
-                .badConfiguration,
-                "\(output.path) holds a run on other data, or on the same divided or read (--text-field, --label-field, --chat-template) in another way: go on with the same, or choose another --output"
-            )
+        guard let difference = data.difference(from: String(decoding: known, as: UTF8.self)) else { return }
+        throw Failure(
+            .cannotCreate,
+            "\(output.path) holds a run on other data: \(difference); go on with the same, or choose another --output")
+    }
+}
+
+/// What a simulation learns from: a digest of all of it, and what it came from, option by option, for messages.
+struct SimulationData {
+    /// Of every client's records, the evaluation's, and the options by which the same records become other examples.
+    let digest: Digest
+    /// Each a flag and its value, or a digest of the file that it names.
+    let options: [(flag: String, value: String)]
+
+    /// The digest on the first line, then an option a line.
+    var text: String {
+        "\(digest)\n" + options.map { "\($0.flag) \(JSONValue.string($0.value).compact)\n" }.joined()
+    }
+
+    /// What differs from the data of a text; nil if nothing does.
+    func difference(from text: String) -> String? {
+        let lines = text.split(separator: "\n")
+        guard lines.first.map(String.init) != digest.description else { return nil }
+        var known: [Substring: String] = [:]
+        for line in lines.dropFirst() {
+            let parts = line.split(separator: " ", maxSplits: 1)
+            if parts.count == 2 { known[parts[0]] = (try? JSONValue(parsing: Array(parts[1].utf8)))?.text }
         }
+        let differing = options.filter { known[Substring($0.flag)] != $0.value }.map(\.flag)
+        return differing.isEmpty || known.isEmpty
+            ? "--data, its division or the way to read it are others"
+            : "\(differing.joined(separator: ", ")) differ\(differing.count == 1 ? "s" : "")"
     }
 }
 
@@ -254,7 +280,7 @@ enum RoundTable {
 
     static func row(_ record: RoundRecord, _ stored: StoredFederation) -> String {
         let evaluation = EvaluationSummary(stored.evaluations.filter { $0.round == record.round })
-        func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
+        func pad(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(1, width - text.count)) + text }
         func percent(_ value: Double?, _ digits: Int) -> String {
             value.map { Readable.decimal($0 * 100, digits) + " %" } ?? "-"
         }
