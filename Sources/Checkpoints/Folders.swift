@@ -61,9 +61,12 @@ public final class FolderWriting {
             missing.insert(parent, at: 0)
         }
         parents = missing
-        if let innermost = missing.last { makeFolders(innermost) }
-        removeOwnFolder(temporary)
-        guard mkdir(temporary, 0o755) == 0 else {
+        var isMade = missing.last.map { makeFolders($0) } ?? true
+        if isMade {
+            removeOwnFolder(temporary)
+            isMade = mkdir(temporary, 0o755) == 0
+        }
+        guard isMade else {
             let code = errno
             for parent in parents.reversed() { rmdir(parent) }
             throw Failure(.cannotCreate, "the folder \(path) cannot be made: \(systemMessage(code)); name another output")
