@@ -62,12 +62,12 @@ public final class SQLiteFederationStore: FederationStore {
             )
         case .SQLITE_NOTADB, .SQLITE_CORRUPT:
             return Failure(.badData, "\(path) is no state of Tributary, or is damaged: choose another file or restore a copy")
-        case .SQLITE_CANTOPEN:
+        case .SQLITE_CANTOPEN where access(path, F_OK) != 0:
             return Failure(.cannotCreate, "the state \(path) cannot be \(what): check that its folder exists and can be written")
-        case .SQLITE_READONLY:
+        case .SQLITE_CANTOPEN, .SQLITE_READONLY:
             return Failure(
                 .cannotCreate,
-                "the state \(path) cannot be \(what): SQLite writes beside it even to read it, and here nothing can be written; copy it and the files \(path)-* to another folder, and name the copy with --state"
+                "the state \(path) cannot be \(what): SQLite writes beside it even to read it, and here it may not; check the permissions, or copy it and the files \(path)-* to another folder and name the copy with --state"
             )
         case .SQLITE_BUSY, .SQLITE_LOCKED:
             return Failure(.ioError, "the state \(path) is in use by another process: stop the other coordinator first")

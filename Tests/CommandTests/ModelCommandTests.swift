@@ -97,6 +97,8 @@ import Testing
         let int8 = try place.run(["model", "eval", "--model", quantized, "--data", place.data, "--quantize", "int8"])
         #expect(int8.status == ExitStatus.usage.rawValue)
         #expect(int8.sentence.contains("is quantized already"))
+        let planned = try place.run(["model", "inspect", quantized, "--plan", "--quantize", "fp4"])
+        #expect(planned.status == ExitStatus.usage.rawValue && planned.sentence.contains("is quantized already"))
         let twice = try place.run([
             "model", "quantize", "--model", quantized, "--quantize", "nf4", "--output", place.file("twice"),
         ])
