@@ -78,6 +78,7 @@ struct StartCommand: ParsableCommand {
         let service = try CoordinatorService(
             store: store, plan: plan, maps: maps, start: try RunStart(plan: plan, maps: maps, initial: initial),
             newRunID: newRunID(&generator), noise: CoordinatorNoise(seed: unsafeDpSeed), at: clock(), stopwatch: clock)
+        if let note = try plan.rankCapNote(maps: maps) { logger.notice("\(note)") }
         if service.federation.hasUnsafeNoise { logger.warning("privacy guarantee: \(RunFolder.unsafeNotice)") }
         let host = CoordinatorHost(
             service: service, store: store, listener: listener, folder: folder, base: absolutePath(settings.model),

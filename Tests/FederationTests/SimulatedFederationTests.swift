@@ -96,6 +96,19 @@ import Testing
         #expect(error > 0 && error < 1)
     }
 
+    @Test func aRankCapThatCutsIsToldBeforeTheRun() throws {
+        // Ranks 1, 2, 4 and 1 make 8 a round, beside matrices whose smaller sides are 16.
+        var plan = Scenario.plan(.flora, clients: 4, rounds: 5)
+        plan.rankCap = 12
+        let note = try #require(try plan.rankCapNote(maps: Scenario.maps))
+        #expect(note.contains("rank 8: from round 2 on") && note.contains("--rank-cap 32 keeps it exact"))
+        plan.rankCap = 16
+        #expect(try plan.rankCapNote(maps: Scenario.maps) == nil)
+        (plan.rankCap, plan.rounds) = (8, 1)
+        #expect(try plan.rankCapNote(maps: Scenario.maps) == nil)
+        #expect(try Scenario.plan(.fedit).rankCapNote(maps: Scenario.maps) == nil)
+    }
+
     @Test(arguments: [128, 20, 12])
     func everyClientTrainsWithTheCorrectionOfTheRoundBefore(cap: Int) throws {
         // 8 ranks a round: segments to the end; two of them, then one; one of them.

@@ -132,6 +132,7 @@ struct SimulationRun {
         let notes = dataNotes(
             cut: changed.cut, divided: changed.divided, dropped: changed.dropped, sequenceLength: plan.sequenceLength)
         if !isQuiet, let notes { Console.error(notes) }
+        if !isQuiet, let note = try plan.rankCapNote(maps: base.checkpoint.configuration.linearMaps) { Console.error(note) }
         if !isQuiet,
             let note = packingNote(
                 examples: packed.examples, bins: packed.bins, tokens: packed.tokens, sequenceLength: plan.sequenceLength)
