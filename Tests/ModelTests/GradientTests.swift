@@ -228,7 +228,9 @@ private func total(_ model: AdaptedModel, _ batch: TokenBatch) throws -> Double 
     }
 
     /// A correction of small rank, once as it is and once filled up with zeros until it is larger than its matrices.
-    @Test(arguments: [(WeightForm.stored, ComputeChoice.float32), (.nf4, .float32), (.nf4, .bfloat16)])
+    @Test(
+        arguments: [(WeightForm.stored, ComputeChoice.float32), (.nf4, .float32)]
+            + (ComputeType.bfloat16.isSupported ? [(.nf4, .bfloat16)] : []))
     func `a correction larger than its matrix is added to it, and computes the same`(
         form: WeightForm, compute: ComputeChoice
     ) throws {
