@@ -66,6 +66,7 @@ final class AdapterBinding {
         /// Without the correction.
         let weight: QuantizedMatrix
         let rank: Int
+        let scale: Float
         /// Where A and B lie in the correction's values.
         let a: Int
         let b: Int
@@ -172,7 +173,8 @@ final class AdapterBinding {
                     {
                         summed.append(
                             Summed(
-                                layer: number, place: place, weight: weight, rank: branch.rank, a: a.place, b: b.place))
+                                layer: number, place: place, weight: weight, rank: branch.rank, scale: branch.scale, a: a.place,
+                                b: b.place))
                         continue
                     }
                     offset += branch.width
@@ -277,14 +279,15 @@ final class AdapterBinding {
         (QuantizedMatrix.sumByteCount(rows: outputs, columns: inputs, as: type) - 1) / (2 * 4 * (outputs + inputs))
     }
 
-    /// W + B A.
+    /// W + s B A.
     private func sum(_ item: Summed, _ correction: AdapterState) -> QuantizedMatrix {
         let (columns, rank) = (item.weight.columns, item.rank)
         return correction.values.withUnsafeBufferPointer { values in
             nonisolated(unsafe) let base = values.baseAddress!
             return item.weight.adding(as: compute) { range, target in
                 gemm(
-                    m: range.count, n: columns, k: rank, base + item.b + range.lowerBound * rank, lda: rank, base + item.a,
+                    m: range.count, n: columns, k: rank, alpha: item.scale, base + item.b + range.lowerBound * rank, lda: rank,
+                    base + item.a,
                     ldb: columns, beta: 1, target, ldc: columns)
             }
         }

@@ -76,4 +76,19 @@ public enum PlanBounds {
     static let clipCountNoise = NumberBound("clip-count-noise", 0...1e9, isAboveLowest: true, "it is a positive number")
 
     static let exactMatch = NumberBound("exact-match", 0...16_777_216, "it is a number of new tokens")
+
+    /// What a step is made of, in a federation or outside.
+    ///
+    /// - Throws: `Failure(.usage)` that names the first key out of its range
+    public static func checkStep(
+        batchSize: Int, gradientAccumulation: Int, sequenceLength: Int, learningRate: Double, weightDecay: Double,
+        gradientClip: Double
+    ) throws(Failure) {
+        try self.batchSize.check(batchSize)
+        try self.gradientAccumulation.check(gradientAccumulation)
+        try self.sequenceLength.check(sequenceLength)
+        try self.learningRate.check(learningRate)
+        try self.weightDecay.check(weightDecay)
+        try self.gradientClip.check(gradientClip)
+    }
 }

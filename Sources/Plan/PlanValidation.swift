@@ -49,12 +49,9 @@ extension FederationPlan {
         }
         try PlanBounds.rounds.check(rounds)
         try PlanBounds.localSteps.check(localSteps)
-        try PlanBounds.batchSize.check(batchSize)
-        try PlanBounds.gradientAccumulation.check(gradientAccumulation)
-        try PlanBounds.sequenceLength.check(sequenceLength)
-        try PlanBounds.learningRate.check(learningRate)
-        try PlanBounds.weightDecay.check(weightDecay)
-        try PlanBounds.gradientClip.check(gradientClip)
+        try PlanBounds.checkStep(
+            batchSize: batchSize, gradientAccumulation: gradientAccumulation, sequenceLength: sequenceLength,
+            learningRate: learningRate, weightDecay: weightDecay, gradientClip: gradientClip)
         try require(
             warmupSteps >= 0 && warmupSteps < totalSteps,
             "warmup-steps is \(warmupSteps): it is between 0 and the run's \(totalSteps) steps")

@@ -36,12 +36,9 @@ public struct TrainingSettings: Sendable, Equatable {
     /// - Throws: `Failure(.usage)` that names the option, its value and what is possible.
     public func validate(steps: Int, sequenceLength: Int) throws(Failure) {
         try PlanBounds.steps.check(steps)
-        try PlanBounds.batchSize.check(batchSize)
-        try PlanBounds.gradientAccumulation.check(gradientAccumulation)
-        try PlanBounds.sequenceLength.check(sequenceLength)
-        try PlanBounds.learningRate.check(learningRate)
-        try PlanBounds.weightDecay.check(weightDecay)
-        try PlanBounds.gradientClip.check(gradientClip)
+        try PlanBounds.checkStep(
+            batchSize: batchSize, gradientAccumulation: gradientAccumulation, sequenceLength: sequenceLength,
+            learningRate: learningRate, weightDecay: weightDecay, gradientClip: gradientClip)
         guard warmupSteps >= 0 && warmupSteps < steps else {
             throw Failure(.usage, "warmup-steps is \(warmupSteps): it is between 0 and \(steps - 1)")
         }
